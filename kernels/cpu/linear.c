@@ -1,0 +1,348 @@
+/* Products. Activations are packed once, tile by tile, into the shared scratch; then threads take
+ * pieces, blocks of rows x runs of panels, and add up each piece in their own scratch before bias
+ * and activation are applied on the way out. The inner dimension is summed in blocks of BLOCK
+ * columns, always the same ones: the result depends on neither threads nor pieces. */
+#include <string.h>
+
+#include "kernels/base/check.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/tile.h"
+
+enum {
+    BLOCK = 256,      /* columns summed at a time: their part of the panels fits in L1 */
+    ROW_BLOCK = 96,   /* rows of a piece: their part of the activations fits in L2 */
+    PIECE_PANELS = 8, /* most panels of a piece; half gate and half up, where gated */
+    SUM_PANELS = 12,  /* room for them: one more where up is shifted, in whole groups */
+    GROUP = PHX_TILE_MAX_PANELS,
+    SUM_COLS = SUM_PANELS * PHX_CPU_PANEL,
+    PIECES_PER_THREAD = 4, /* with fewer, threads wait long for the last one */
+    SMALL = 1 << 16        /* multiplications that are done before other threads are awake */
+};
+
+struct product {
+    const struct phx_weight *weight;
+    enum phx_tile_kind kind;
+    const struct phx_tile *tiles;
+    int max_rows; /* of a tile */
+    int64_t n_steps, block_steps;
+    size_t step_x_bytes, step_w_bytes; /* of one row of packed activations, of one panel */
+
+    struct phx_stream *stream;
+    const float *x; /* [n_rows, in] */
+    int64_t n_rows, x_stride;
+    bool round;         /* activations to bf16 */
+    const char *packed; /* [tile][step][row of the tile] */
+
+    int64_t n_out; /* columns of out */
+    bool gated;
+    enum phx_activation activation;
+    const float *bias;
+    float *out;
+    int64_t out_stride;
+
+    int64_t n_panels, piece_panels; /* panels of outputs; those of a piece */
+    int64_t n_row_blocks;
+};
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t blocks_of(int64_t n, int64_t size)
+{
+    return (n + size - 1) / size;
+}
+
+/* ---- activations ---- */
+
+/* Within 2 units in the last place, without branches: compilers make vectors of it. Below -87 it
+ * stays at exp(-87), from 88.4 on it is infinite; NaN stays NaN. */
+static inline float exp_approx(float x)
+{
+    const float shift = 12582912.0f; /* 1.5 * 2^23: adding it leaves an integer in the low bits */
+    x = x > 89.0f ? 89.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    float shifted = x * 1.44269504f + shift;
+    float n = shifted - shift;
+    float r = x - n * 0.693359375f; /* ln 2 in two parts */
+    r = r + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f; /* minimax on [-ln 2 / 2, ln 2 / 2], Cephes expf */
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    uint32_t exponent = (phx_bits_from_f32(shifted) + 127u) << 23;
+    return p * phx_f32_from_bits(exponent);
+}
+
+/* tanh(u) = 2 / (1 + exp(-2u)) - 1 turns gelu_tanh into z / (1 + exp(-2u)): both are z times a
+ * sigmoid. */
+static inline float activate(enum phx_activation activation, float z)
+{
+    float u = z;
+    if (activation == PHX_GELU_TANH) u = 1.59576912f * (z + 0.044715f * z * z * z);
+    return z / (1.0f + exp_approx(-u));
+}
+
+/* ---- packing ---- */
+
+/* The tile for n rows. */
+static const struct phx_tile *tile_for(const struct product *p, int64_t n)
+{
+    const struct phx_tile *tile = p->tiles;
+    while (tile->rows < n && tile[1].rows != 0) tile++;
+    return tile;
+}
+
+static void pack_floats(const struct product *p, const float *from, int64_t begin, int64_t end,
+                        int rows, float *to)
+{
+    for (int64_t k = begin; k < end; k++)
+        to[k * rows] = p->round ? phx_f32_from_bf16(phx_bf16_from_f32(from[k])) : from[k];
+}
+
+static void pack_pairs(const float *from, int64_t begin, int64_t end, int rows, uint16_t *to)
+{
+    for (int64_t k = begin; k < end; k++) to[k / 2 * 2 * rows + k % 2] = phx_bf16_from_f32(from[k]);
+}
+
+/* Rows past the last, and the partner of an odd last column, are zeros. */
+static void pack_tiles(void *user, int64_t begin, int64_t end, int thread)
+{
+    const struct product *p = user;
+    int64_t in = p->weight->shape.cols;
+    (void)thread;
+    for (int64_t t = begin; t < end; t++) {
+        int64_t first = t * p->max_rows, n = min64(p->max_rows, p->n_rows - first);
+        int rows = tile_for(p, n)->rows;
+        char *to = (char *)p->packed + (size_t)(first * p->n_steps) * p->step_x_bytes;
+        if (n < rows || in % 2 != 0) memset(to, 0, (size_t)(rows * p->n_steps) * p->step_x_bytes);
+        for (int64_t k = 0; k < in; k += BLOCK)
+            for (int64_t r = 0; r < n; r++) {
+                const float *from = p->x + (first + r) * p->x_stride;
+                if (p->kind == PHX_TILE_BF16_DOT)
+                    pack_pairs(from, k, min64(k + BLOCK, in), rows, (uint16_t *)to + 2 * r);
+                else
+                    pack_floats(p, from, k, min64(k + BLOCK, in), rows, (float *)to + r);
+            }
+    }
+}
+
+/* ---- pieces ---- */
+
+struct piece {
+    int64_t row, rows;              /* of x and out */
+    int64_t col, cols;              /* of out */
+    const char *panels[SUM_PANELS]; /* which the piece multiplies with */
+    int n_panels;
+    int up; /* where a gated piece's up half begins in its sums */
+};
+
+static void add_panels(const struct product *p, struct piece *piece, int64_t begin, int64_t end)
+{
+    for (int64_t panel = begin; panel < end; panel++)
+        piece->panels[piece->n_panels++] = phx_cpu_panel(p->weight, panel);
+}
+
+static struct piece piece_at(const struct product *p, int64_t index)
+{
+    int64_t panel = index / p->n_row_blocks * p->piece_panels;
+    int64_t last_panel = min64(panel + p->piece_panels, p->n_panels);
+    struct piece piece = {.row = index % p->n_row_blocks * ROW_BLOCK, .col = panel * PHX_CPU_PANEL};
+    piece.rows = min64(ROW_BLOCK, p->n_rows - piece.row);
+    piece.cols = min64(last_panel * PHX_CPU_PANEL, p->n_out) - piece.col;
+    add_panels(p, &piece, panel, last_panel);
+    if (p->gated) { /* row col of up is row n_out + col of the weight: anywhere in a panel */
+        int64_t first_up = p->n_out + piece.col;
+        piece.up = piece.n_panels * PHX_CPU_PANEL + (int)(first_up % PHX_CPU_PANEL);
+        add_panels(p, &piece, first_up / PHX_CPU_PANEL,
+                   blocks_of(first_up + piece.cols, PHX_CPU_PANEL));
+    }
+    for (int i = piece.n_panels; i % GROUP != 0; i++) /* to be computed in vain, not read */
+        piece.panels[i] = piece.panels[i - 1];
+    return piece;
+}
+
+/* Add `n_steps` steps from `step` on of a group of panels to the sums of the piece's rows. */
+static void sum_group(const struct product *p, const struct piece *piece, int group, int64_t step,
+                      int64_t n_steps, float *sums)
+{
+    for (int64_t row = 0; row < piece->rows; row += p->max_rows) {
+        const struct phx_tile *tile = tile_for(p, min64(p->max_rows, piece->rows - row));
+        int64_t before = (piece->row + row) * p->n_steps + step * tile->rows;
+        const char *x = p->packed + (size_t)before * p->step_x_bytes;
+        for (int i = group; i < group + GROUP && i < piece->n_panels; i += tile->panels) {
+            const char *panels[GROUP];
+            for (int j = 0; j < tile->panels; j++)
+                panels[j] = piece->panels[i + j] + (size_t)step * p->step_w_bytes;
+            tile->run(x, panels, n_steps, sums + row * SUM_COLS + i * PHX_CPU_PANEL, SUM_COLS);
+        }
+    }
+}
+
+/* Many rows use a block of panels again and again: block by block. A few rows only read them:
+ * each panel from front to back. */
+static void sum_piece(const struct product *p, const struct piece *piece, float *sums)
+{
+    int64_t run = piece->rows > p->max_rows ? p->block_steps : p->n_steps;
+    int64_t sum_rows = blocks_of(piece->rows, p->max_rows) * p->max_rows;
+    memset(sums, 0, (size_t)(sum_rows * SUM_COLS) * sizeof *sums);
+    for (int64_t begin = 0; begin < p->n_steps; begin += run)
+        for (int group = 0; group < piece->n_panels; group += GROUP)
+            for (int64_t step = begin; step < min64(begin + run, p->n_steps);
+                 step += p->block_steps)
+                sum_group(p, piece, group, step, min64(p->block_steps, p->n_steps - step), sums);
+}
+
+static void finish_row(const struct product *p, const struct piece *piece, const float *sums,
+                       float *out)
+{
+    const float *bias = p->bias ? p->bias + piece->col : NULL;
+    for (int64_t c = 0; c < piece->cols; c++) out[c] = bias ? sums[c] + bias[c] : sums[c];
+}
+
+static void finish_gated_row(const struct product *p, const struct piece *piece, const float *sums,
+                             float *out)
+{
+    const float *up = sums + piece->up;
+    const float *bias = p->bias ? p->bias + piece->col : NULL;
+    const float *up_bias = p->bias ? bias + p->n_out : NULL;
+    for (int64_t c = 0; c < piece->cols; c++) {
+        float z = bias ? sums[c] + bias[c] : sums[c];
+        float u = bias ? up[c] + up_bias[c] : up[c];
+        out[c] = activate(p->activation, z) * u;
+    }
+}
+
+static void run_pieces(void *user, int64_t begin, int64_t end, int thread)
+{
+    const struct product *p = user;
+    float *sums = phx_cpu_scratch(p->stream, thread);
+    for (int64_t index = begin; index < end; index++) {
+        struct piece piece = piece_at(p, index);
+        sum_piece(p, &piece, sums);
+        for (int64_t r = 0; r < piece.rows; r++) {
+            float *out = p->out + (piece.row + r) * p->out_stride + piece.col;
+            if (p->gated)
+                finish_gated_row(p, &piece, sums + r * SUM_COLS, out);
+            else
+                finish_row(p, &piece, sums + r * SUM_COLS, out);
+        }
+    }
+}
+
+/* ---- products ---- */
+
+static void choose_tiles(struct product *p)
+{
+    const struct phx_cpu_device *device = phx_cpu_device(p->stream);
+    enum phx_dtype dtype = p->weight->shape.dtype;
+    p->round = device->bf16_products;
+    p->kind = dtype == PHX_F32 ? PHX_TILE_F32 : dtype == PHX_F16 ? PHX_TILE_F16 : PHX_TILE_BF16;
+    if (p->kind == PHX_TILE_BF16 && p->round && device->isa == PHX_ISA_AVX512_BF16)
+        p->kind = PHX_TILE_BF16_DOT;
+    switch (device->isa) {
+    case PHX_ISA_PORTABLE:
+        p->tiles = phx_tiles_portable(p->kind);
+        break;
+    case PHX_ISA_AVX2:
+        p->tiles = phx_tiles_avx2(p->kind);
+        break;
+    case PHX_ISA_AVX512:
+        p->tiles = phx_tiles_avx512(p->kind);
+        break;
+    case PHX_ISA_AVX512_BF16:
+        p->tiles = phx_tiles_avx512_bf16(p->kind);
+        break;
+    }
+    int step_cols = dtype == PHX_BF16 ? 2 : 1;
+    p->n_steps = blocks_of(p->weight->shape.cols, step_cols);
+    p->block_steps = BLOCK / step_cols;
+    p->step_x_bytes = p->kind == PHX_TILE_BF16_DOT ? 4 : (size_t)step_cols * sizeof(float);
+    p->step_w_bytes = phx_dtype_bytes(dtype, step_cols * PHX_CPU_PANEL);
+    p->max_rows = tile_for(p, INT64_MAX)->rows;
+    PHX_ASSERT(ROW_BLOCK % p->max_rows == 0);
+}
+
+static void multiply(struct product *p)
+{
+    struct phx_pool *pool = phx_cpu_pool(p->stream);
+    if (p->n_rows == 0 || p->n_out == 0) return;
+    choose_tiles(p);
+
+    /* One row of floats is packed as it lies, but for what would pair with an odd last column. */
+    bool as_is =
+        p->n_rows == 1 && !p->round && (p->step_x_bytes == 4 || p->weight->shape.cols % 2 == 0);
+    if (as_is) {
+        p->packed = (const char *)p->x;
+    } else {
+        p->packed = phx_cpu_shared_scratch(p->stream);
+        phx_pool_for(pool, blocks_of(p->n_rows, p->max_rows), 1, pack_tiles, p);
+    }
+
+    p->n_row_blocks = blocks_of(p->n_rows, ROW_BLOCK);
+    p->n_panels = blocks_of(p->n_out, PHX_CPU_PANEL);
+    int64_t n_pieces, wanted = (int64_t)PIECES_PER_THREAD * phx_pool_size(pool);
+    p->piece_panels = p->gated ? PIECE_PANELS : 2 * PIECE_PANELS;
+    do {
+        p->piece_panels /= 2;
+        n_pieces = blocks_of(p->n_panels, p->piece_panels) * p->n_row_blocks;
+    } while (p->piece_panels > 1 && n_pieces < wanted);
+    bool small = p->n_rows * p->weight->shape.rows * p->weight->shape.cols <= SMALL;
+    phx_pool_for(pool, n_pieces, small ? n_pieces : 1, run_pieces, p);
+}
+
+static const float *floats(struct phx_tensor tensor)
+{
+    return phx_tensor_present(tensor) ? phx_tensor_address(tensor) : NULL;
+}
+
+enum phx_status phx_cpu_linear(struct phx_stream *stream, const struct phx_linear *args)
+{
+    struct product p = {
+        .weight = args->weight,
+        .stream = stream,
+        .x = floats(args->x),
+        .n_rows = args->x.rows,
+        .x_stride = args->x.stride,
+        .n_out = args->out.cols,
+        .bias = floats(args->bias),
+        .out = phx_tensor_address(args->out),
+        .out_stride = args->out.stride,
+    };
+    multiply(&p);
+    return PHX_OK;
+}
+
+enum phx_status phx_cpu_gate_up(struct phx_stream *stream, const struct phx_gate_up *args)
+{
+    struct product p = {
+        .weight = args->weight,
+        .stream = stream,
+        .x = floats(args->x),
+        .n_rows = args->x.rows,
+        .x_stride = args->x.stride,
+        .n_out = args->out.cols,
+        .gated = true,
+        .activation = args->activation,
+        .bias = floats(args->bias),
+        .out = phx_tensor_address(args->out),
+        .out_stride = args->out.stride,
+    };
+    multiply(&p);
+    return PHX_OK;
+}
+
+size_t phx_cpu_linear_thread_bytes(void)
+{
+    return sizeof(float) * ROW_BLOCK * SUM_COLS;
+}
+
+/* The last tile may take one row more than it has; an odd input is padded to a pair. */
+size_t phx_cpu_linear_shared_bytes(const struct phx_limits *limits)
+{
+    return sizeof(float) * (size_t)(limits->max_rows + 1) * (size_t)(limits->max_in + 1);
+}

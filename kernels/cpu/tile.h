@@ -1,0 +1,33 @@
+/// \file tile.h
+/// The innermost loop of a product, one table of tiles per instruction set. Only linear.c uses it.
+///
+/// A tile multiplies a few rows of packed activations with a few panels of a weight (cpu.h) over
+/// some steps of the inner dimension: c[r][16 p + lane] += sum over steps. Each output is one chain
+/// of additions in the order of the columns, whichever tile computes it, so that a row's result
+/// does not depend on the rows beside it.
+#ifndef PHX_KERNELS_CPU_TILE_H
+#define PHX_KERNELS_CPU_TILE_H
+
+#include <stdint.h>
+
+/// How weights are read. A step is one column with activations float x[step][rows]; for BF16 a
+/// pair of columns with float x[step][2][rows]; for BF16_DOT a pair of columns with activations in
+/// bf16, uint16_t x[step][rows][2].
+enum phx_tile_kind { PHX_TILE_F32, PHX_TILE_F16, PHX_TILE_BF16, PHX_TILE_BF16_DOT, PHX_TILE_KINDS };
+
+enum { PHX_TILE_MAX_ROWS = 12, PHX_TILE_MAX_PANELS = 4 };
+
+struct phx_tile {
+    int rows, panels;
+    /// `panels` points to as many pointers; rows of c are c_stride floats apart.
+    void (*run)(const void *x, const char *const *panels, int64_t n_steps, float *c,
+                int64_t c_stride);
+};
+
+/// The tiles of a kind, rows ascending from 1, ended by rows 0. Only avx512_bf16 has BF16_DOT.
+const struct phx_tile *phx_tiles_portable(enum phx_tile_kind kind);
+const struct phx_tile *phx_tiles_avx2(enum phx_tile_kind kind);
+const struct phx_tile *phx_tiles_avx512(enum phx_tile_kind kind);
+const struct phx_tile *phx_tiles_avx512_bf16(enum phx_tile_kind kind);
+
+#endif

@@ -1,0 +1,27 @@
+#include "kernels/cpu/tile_avx512.h"
+#include "kernels/base/check.h"
+
+#define TILES(kind)                                                                                \
+    TILE(kind, 1, 4)                                                                               \
+    TILE(kind, 2, 4)                                                                               \
+    TILE(kind, 4, 4) TILE(kind, 6, 2) TILE(kind, 8, 2) TILE(kind, 10, 2) TILE(kind, 12, 2)
+TILES(f32)
+TILES(f16)
+TILES(bf16)
+
+#define TABLE(kind)                                                                                \
+    {                                                                                              \
+        {1, 4, kind##_1}, {2, 4, kind##_2}, {4, 4, kind##_4}, {6, 2, kind##_6}, {8, 2, kind##_8},  \
+            {10, 2, kind##_10}, {12, 2, kind##_12},                                                \
+        {                                                                                          \
+            0, 0, NULL                                                                             \
+        }                                                                                          \
+    }
+
+const struct phx_tile *phx_tiles_avx512(enum phx_tile_kind kind)
+{
+    static const struct phx_tile tiles[][8] = {
+        [PHX_TILE_F32] = TABLE(f32), [PHX_TILE_F16] = TABLE(f16), [PHX_TILE_BF16] = TABLE(bf16)};
+    PHX_ASSERT(kind < PHX_TILE_BF16_DOT);
+    return tiles[kind];
+}

@@ -1,0 +1,90 @@
+/* Tiles for any processor, in vectors of four that compilers know how to make. */
+#include <string.h>
+
+#include "kernels/base/check.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/tile.h"
+
+#define VECTORS 4
+typedef float vector __attribute__((vector_size(16)));
+typedef uint32_t vector_bits __attribute__((vector_size(16)));
+
+static inline vector vector_all(float value)
+{
+    return (vector){value, value, value, value};
+}
+
+static inline vector vector_zero(void)
+{
+    return vector_all(0.0f);
+}
+
+static inline vector vector_load(const float *from)
+{
+    vector v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+static inline void vector_store(float *to, vector v)
+{
+    memcpy(to, &v, sizeof v);
+}
+
+static inline vector vector_add(vector a, vector b)
+{
+    return a + b;
+}
+
+static inline vector vector_multiply_add(vector a, vector b, vector to)
+{
+    return to + a * b;
+}
+
+static inline vector vector_f16(const char *from)
+{
+    uint16_t f16[4];
+    memcpy(f16, from, sizeof f16);
+    return (vector){phx_f32_from_f16(f16[0]), phx_f32_from_f16(f16[1]), phx_f32_from_f16(f16[2]),
+                    phx_f32_from_f16(f16[3])};
+}
+
+static inline vector_bits load_pairs(const char *from)
+{
+    vector_bits pairs;
+    memcpy(&pairs, from, sizeof pairs);
+    return pairs;
+}
+
+static inline vector vector_even(const char *from)
+{
+    return (vector)(load_pairs(from) << 16);
+}
+
+static inline vector vector_odd(const char *from)
+{
+    return (vector)(load_pairs(from) & 0xffff0000u);
+}
+
+#include "kernels/cpu/tile_body.h"
+
+#define TILES(kind) TILE(kind, 1, 1) TILE(kind, 2, 1)
+TILES(f32)
+TILES(f16)
+TILES(bf16)
+
+#define TABLE(kind)                                                                                \
+    {                                                                                              \
+        {1, 1, kind##_1}, {2, 1, kind##_2},                                                        \
+        {                                                                                          \
+            0, 0, NULL                                                                             \
+        }                                                                                          \
+    }
+
+const struct phx_tile *phx_tiles_portable(enum phx_tile_kind kind)
+{
+    static const struct phx_tile tiles[][3] = {
+        [PHX_TILE_F32] = TABLE(f32), [PHX_TILE_F16] = TABLE(f16), [PHX_TILE_BF16] = TABLE(bf16)};
+    PHX_ASSERT(kind < PHX_TILE_BF16_DOT);
+    return tiles[kind];
+}

@@ -1,0 +1,354 @@
+/* Every argument of every op is checked here, once, before the backend's table is called. */
+#include "kernels/ops.h"
+
+#include <math.h>
+
+#include "kernels/backend.h"
+#include "kernels/base/check.h"
+
+/* ---- what tensors must be ---- */
+
+/* A rows x cols matrix of `dtype` within the memory of the stream's device. */
+static bool is(const struct phx_stream *stream, struct phx_tensor t, enum phx_dtype dtype,
+               int64_t rows, int64_t cols)
+{
+    return phx_tensor_present(t) && t.buffer->device == stream->device && t.dtype == dtype &&
+           t.rows == rows && t.cols == cols && t.stride >= t.cols &&
+           t.offset_bytes % (size_t)phx_dtype_traits(dtype)->block_bytes == 0 &&
+           t.offset_bytes + phx_tensor_span_bytes(t) <= t.buffer->bytes;
+}
+
+static bool is_act(const struct phx_stream *stream, struct phx_tensor t, int64_t rows, int64_t cols)
+{
+    return is(stream, t, stream->device->info.activation, rows, cols);
+}
+
+static bool is_f32(const struct phx_stream *stream, struct phx_tensor t, int64_t rows, int64_t cols)
+{
+    return is(stream, t, PHX_F32, rows, cols);
+}
+
+/* A list of numbers, one a row, without gaps. */
+static bool is_list(const struct phx_stream *stream, struct phx_tensor t, enum phx_dtype dtype,
+                    int64_t rows)
+{
+    return is(stream, t, dtype, rows, 1) && t.stride == 1;
+}
+
+/* Rows of `n` structs of `bytes` each, all of them aligned to `alignment`. */
+static bool is_structs(const struct phx_stream *stream, struct phx_tensor t, int64_t rows,
+                       int64_t n, size_t bytes, size_t alignment)
+{
+    return is(stream, t, PHX_U8, rows, n * (int64_t)bytes) && t.offset_bytes % alignment == 0 &&
+           (size_t)t.stride % alignment == 0;
+}
+
+static bool is_params(const struct phx_stream *stream, struct phx_tensor t)
+{
+    return is_structs(stream, t, t.rows, 1, sizeof(struct phx_sampling), 8);
+}
+
+static bool is_records(const struct phx_stream *stream, struct phx_tensor t, int64_t rows,
+                       int64_t n_ranks, int32_t n_candidates)
+{
+    return n_candidates >= 1 && n_candidates <= PHX_MAX_CANDIDATES && n_ranks >= 1 &&
+           is_structs(stream, t, rows, n_ranks * (n_candidates + 1), sizeof(struct phx_candidate),
+                      sizeof(struct phx_candidate));
+}
+
+static bool is_weight(const struct phx_stream *stream, const struct phx_weight *weight,
+                      int64_t rows, int64_t cols)
+{
+    return weight != NULL && weight->device == stream->device && weight->shape.rows == rows &&
+           weight->shape.cols == cols;
+}
+
+/* No element of `a` lies in `b`. Columns side by side of one matrix are told apart. */
+static bool apart(struct phx_tensor a, struct phx_tensor b)
+{
+    if (!phx_tensor_present(a) || !phx_tensor_present(b)) return true;
+    size_t a_bytes = phx_tensor_span_bytes(a), b_bytes = phx_tensor_span_bytes(b);
+    if (a_bytes == 0 || b_bytes == 0) return true;
+    uintptr_t a_begin = (uintptr_t)phx_tensor_address(a);
+    uintptr_t b_begin = (uintptr_t)phx_tensor_address(b);
+    if (a_begin + a_bytes <= b_begin || b_begin + b_bytes <= a_begin) return true;
+    size_t pitch = phx_dtype_bytes(a.dtype, a.stride);
+    if (pitch != phx_dtype_bytes(b.dtype, b.stride)) return false;
+    size_t a_col = a_begin % pitch, b_col = b_begin % pitch;
+    size_t a_to_b = (b_col + pitch - a_col) % pitch;
+    return a_to_b >= phx_dtype_bytes(a.dtype, a.cols) &&
+           a_to_b + phx_dtype_bytes(b.dtype, b.cols) <= pitch;
+}
+
+static bool same(struct phx_tensor a, struct phx_tensor b)
+{
+    return phx_tensor_address(a) == phx_tensor_address(b) && a.stride == b.stride;
+}
+
+static bool absent(struct phx_tensor t)
+{
+    return !phx_tensor_present(t);
+}
+
+static bool positive(float x)
+{
+    return x > 0 && isfinite(x);
+}
+
+/* ---- what several ops share ---- */
+
+static void check_layout(const struct phx_stream *stream, const struct phx_step_layout *layout)
+{
+    const struct phx_tensor blocks = layout->block_table, where = layout->page_position;
+    PHX_ASSERT(layout->n_rows >= 0 && layout->n_rows <= stream->limits.max_rows);
+    PHX_ASSERT(layout->n_seqs >= 0 && layout->n_seqs <= stream->limits.max_seqs);
+    PHX_ASSERT(layout->max_seq_rows >= 0 && layout->max_seq_rows <= layout->n_rows);
+    PHX_ASSERT(is_list(stream, layout->positions, PHX_I32, layout->n_rows));
+    PHX_ASSERT(is_list(stream, layout->row_seq, PHX_I32, layout->n_rows));
+    PHX_ASSERT(is_list(stream, layout->seq_rows, PHX_I32, layout->n_seqs + 1));
+    PHX_ASSERT(is_list(stream, layout->seq_slot, PHX_I32, layout->n_seqs));
+    PHX_ASSERT(is_list(stream, layout->seq_length, PHX_I32, layout->n_seqs));
+    PHX_ASSERT(is(stream, blocks, PHX_I32, blocks.rows, blocks.cols));
+    PHX_ASSERT(absent(where) || is(stream, where, PHX_I32, blocks.rows, blocks.cols));
+}
+
+static void check_pages(const struct phx_stream *stream, const struct phx_kv_pages *kv)
+{
+    const int64_t rows = (int64_t)kv->n_pages * kv->n_kv_heads * PHX_PAGE_TOKENS;
+    PHX_ASSERT(kv->n_pages >= 0);
+    PHX_ASSERT(kv->n_kv_heads >= 1 && kv->n_kv_heads <= stream->limits.max_kv_heads);
+    PHX_ASSERT(kv->head_dim >= 1 && kv->head_dim <= stream->limits.max_head_dim);
+    PHX_ASSERT(phx_dtype_traits(kv->k.dtype)->is_float);
+    PHX_ASSERT(is(stream, kv->k, kv->k.dtype, rows, kv->head_dim));
+    PHX_ASSERT(is(stream, kv->v, kv->k.dtype, rows, kv->head_dim));
+    PHX_ASSERT(kv->k.stride == kv->head_dim && kv->v.stride == kv->head_dim);
+    PHX_ASSERT(apart(kv->k, kv->v));
+}
+
+/* Whole groups of query heads for each KV head. */
+static void check_heads(const struct phx_stream *stream, int32_t n_heads,
+                        const struct phx_kv_pages *kv)
+{
+    PHX_ASSERT(n_heads >= 1 && n_heads <= stream->limits.max_heads);
+    PHX_ASSERT(n_heads % kv->n_kv_heads == 0);
+}
+
+/* Logits of M rows, as given and adjusted. */
+static void check_logits(const struct phx_stream *stream, struct phx_tensor logits,
+                         struct phx_tensor adjusted)
+{
+    PHX_ASSERT(logits.rows <= stream->limits.max_rows);
+    PHX_ASSERT(logits.cols >= 1 && logits.cols <= stream->limits.max_vocab);
+    PHX_ASSERT(is_f32(stream, logits, logits.rows, logits.cols));
+    PHX_ASSERT(is_f32(stream, adjusted, logits.rows, logits.cols));
+    PHX_ASSERT(same(adjusted, logits) || apart(adjusted, logits));
+}
+
+/* Where drawn tokens go. */
+static void check_drawn(const struct phx_stream *stream, struct phx_tensor ids,
+                        struct phx_tensor logprobs, struct phx_tensor last_ids, int64_t rows,
+                        int64_t slots)
+{
+    PHX_ASSERT(is_list(stream, ids, PHX_I32, rows));
+    PHX_ASSERT(is_list(stream, logprobs, PHX_F32, rows));
+    PHX_ASSERT(is_list(stream, last_ids, PHX_I32, slots));
+    PHX_ASSERT(apart(ids, logprobs) && apart(ids, last_ids) && apart(logprobs, last_ids));
+}
+
+/* ---- the ops ---- */
+
+#define RUN(op) return stream->device->backend->op(stream, args)
+
+enum phx_status phx_op_embed(struct phx_stream *stream, const struct phx_embed *args)
+{
+    const int64_t n = args->out.rows, e = args->out.cols, slots = args->last_ids.rows;
+    PHX_ASSERT(n <= stream->limits.max_rows && e >= 1);
+    PHX_ASSERT(args->table != NULL && is_weight(stream, args->table, args->table->shape.rows, e));
+    PHX_ASSERT(args->vocab_begin >= 0 && isfinite(args->scale));
+    PHX_ASSERT(is_list(stream, args->ids, PHX_I32, n));
+    PHX_ASSERT(absent(args->last_ids) || is_list(stream, args->last_ids, PHX_I32, slots));
+    PHX_ASSERT(is_act(stream, args->out, n, e));
+    PHX_ASSERT(apart(args->out, args->ids) && apart(args->out, args->last_ids));
+    if (n == 0) return PHX_OK;
+    RUN(embed);
+}
+
+enum phx_status phx_op_add_norm(struct phx_stream *stream, const struct phx_add_norm *args)
+{
+    const int64_t n = args->out.rows, e = args->out.cols;
+    PHX_ASSERT(n <= stream->limits.max_rows && e >= 1);
+    PHX_ASSERT(absent(args->x) ? !args->start : is_act(stream, args->x, n, e));
+    PHX_ASSERT(is_f32(stream, args->residual, n, e));
+    PHX_ASSERT(is_f32(stream, args->weight, 1, e));
+    PHX_ASSERT(args->epsilon >= 0 && isfinite(args->epsilon));
+    PHX_ASSERT(is_act(stream, args->out, n, e));
+    PHX_ASSERT(apart(args->residual, args->x) && apart(args->residual, args->weight));
+    PHX_ASSERT(apart(args->out, args->x) && apart(args->out, args->residual));
+    PHX_ASSERT(apart(args->out, args->weight));
+    if (n == 0) return PHX_OK;
+    RUN(add_norm);
+}
+
+enum phx_status phx_op_linear(struct phx_stream *stream, const struct phx_linear *args)
+{
+    const int64_t n = args->x.rows, in = args->x.cols, out = args->out.cols;
+    PHX_ASSERT(n <= stream->limits.max_rows && in >= 1 && in <= stream->limits.max_in && out >= 1);
+    PHX_ASSERT(is_act(stream, args->x, n, in));
+    PHX_ASSERT(is_weight(stream, args->weight, out, in));
+    PHX_ASSERT(absent(args->bias) || is_f32(stream, args->bias, 1, out));
+    PHX_ASSERT(is_act(stream, args->out, n, out) || is_f32(stream, args->out, n, out));
+    PHX_ASSERT(apart(args->out, args->x) && apart(args->out, args->bias));
+    if (n == 0) return PHX_OK;
+    RUN(linear);
+}
+
+enum phx_status phx_op_gate_up(struct phx_stream *stream, const struct phx_gate_up *args)
+{
+    const int64_t n = args->x.rows, in = args->x.cols, f = args->out.cols;
+    PHX_ASSERT(n <= stream->limits.max_rows && in >= 1 && in <= stream->limits.max_in);
+    PHX_ASSERT(f >= 1 && f <= stream->limits.max_out);
+    PHX_ASSERT(is_act(stream, args->x, n, in));
+    PHX_ASSERT(is_weight(stream, args->weight, 2 * f, in));
+    PHX_ASSERT(absent(args->bias) || is_f32(stream, args->bias, 1, 2 * f));
+    PHX_ASSERT(args->activation == PHX_SILU || args->activation == PHX_GELU_TANH);
+    PHX_ASSERT(is_act(stream, args->out, n, f));
+    PHX_ASSERT(apart(args->out, args->x) && apart(args->out, args->bias));
+    if (n == 0) return PHX_OK;
+    RUN(gate_up);
+}
+
+enum phx_status phx_op_rope_table(struct phx_stream *stream, const struct phx_rope_table *args)
+{
+    const int64_t n = args->out.rows, half = args->inv_freq.cols;
+    PHX_ASSERT(n <= stream->limits.max_rows && half >= 1);
+    PHX_ASSERT(is_list(stream, args->positions, PHX_I32, n));
+    PHX_ASSERT(is_f32(stream, args->inv_freq, 1, half));
+    PHX_ASSERT(isfinite(args->scale));
+    PHX_ASSERT(is_f32(stream, args->out, n, 2 * half));
+    PHX_ASSERT(apart(args->out, args->positions) && apart(args->out, args->inv_freq));
+    if (n == 0) return PHX_OK;
+    RUN(rope_table);
+}
+
+enum phx_status phx_op_rope_append(struct phx_stream *stream, const struct phx_rope_append *args)
+{
+    const struct phx_kv_pages *kv = &args->kv;
+    const int64_t n = args->layout->n_rows, d = kv->head_dim, r = args->cos_sin.cols;
+    check_layout(stream, args->layout);
+    check_pages(stream, kv);
+    check_heads(stream, args->n_heads, kv);
+    PHX_ASSERT(is_act(stream, args->qkv, n, (args->n_heads + 2 * (int64_t)kv->n_kv_heads) * d));
+    PHX_ASSERT(absent(args->cos_sin) ||
+               (is_f32(stream, args->cos_sin, n, r) && r % 2 == 0 && r >= 2 && r <= d));
+    PHX_ASSERT(absent(args->q_norm) || is_f32(stream, args->q_norm, 1, d));
+    PHX_ASSERT(absent(args->k_norm) || is_f32(stream, args->k_norm, 1, d));
+    PHX_ASSERT(args->epsilon >= 0 && isfinite(args->epsilon));
+    PHX_ASSERT(apart(args->qkv, args->cos_sin) && apart(args->qkv, args->q_norm));
+    PHX_ASSERT(apart(args->qkv, args->k_norm));
+    PHX_ASSERT(apart(args->qkv, kv->k) && apart(args->qkv, kv->v));
+    if (n == 0) return PHX_OK;
+    RUN(rope_append);
+}
+
+enum phx_status phx_op_attention(struct phx_stream *stream, const struct phx_attention *args)
+{
+    const struct phx_kv_pages *kv = &args->kv;
+    const int64_t n = args->layout->n_rows, width = args->n_heads * (int64_t)kv->head_dim;
+    check_layout(stream, args->layout);
+    check_pages(stream, kv);
+    check_heads(stream, args->n_heads, kv);
+    PHX_ASSERT(is_act(stream, args->q, n, width));
+    PHX_ASSERT(args->window >= 0 && isfinite(args->scale));
+    PHX_ASSERT(args->soft_cap == 0 || positive(args->soft_cap));
+    PHX_ASSERT(is_act(stream, args->out, n, width));
+    PHX_ASSERT(absent(args->lse) || is_f32(stream, args->lse, n, args->n_heads));
+    PHX_ASSERT(apart(args->out, args->q) && apart(args->out, kv->k) && apart(args->out, kv->v));
+    PHX_ASSERT(apart(args->lse, args->q) && apart(args->lse, args->out));
+    if (n == 0) return PHX_OK;
+    RUN(attention);
+}
+
+enum phx_status phx_op_gather_rows(struct phx_stream *stream, const struct phx_gather_rows *args)
+{
+    const struct phx_tensor x = args->x;
+    const int64_t m = args->out.rows;
+    PHX_ASSERT(m <= stream->limits.max_rows);
+    PHX_ASSERT(is(stream, x, x.dtype, x.rows, x.cols));
+    PHX_ASSERT(is_list(stream, args->rows, PHX_I32, m));
+    PHX_ASSERT(is(stream, args->out, x.dtype, m, x.cols));
+    PHX_ASSERT(apart(args->out, x) && apart(args->out, args->rows));
+    if (m == 0) return PHX_OK;
+    RUN(gather_rows);
+}
+
+enum phx_status phx_op_count_tokens(struct phx_stream *stream, const struct phx_count_tokens *args)
+{
+    const int64_t n = args->ids.rows, b = args->counts.rows;
+    PHX_ASSERT(is_list(stream, args->ids, PHX_I32, n));
+    PHX_ASSERT(absent(args->last_ids) || is_list(stream, args->last_ids, PHX_I32, b));
+    PHX_ASSERT(is_list(stream, args->slots, PHX_I32, n));
+    PHX_ASSERT(args->vocab_begin >= 0);
+    PHX_ASSERT(args->kind == PHX_COUNT_PROMPT || args->kind == PHX_COUNT_OUTPUT ||
+               args->kind == PHX_COUNT_BIAS);
+    PHX_ASSERT(is(stream, args->counts, PHX_U16, b, args->counts.cols));
+    PHX_ASSERT(apart(args->counts, args->ids) && apart(args->counts, args->last_ids));
+    PHX_ASSERT(apart(args->counts, args->slots));
+    if (n == 0) return PHX_OK;
+    RUN(count_tokens);
+}
+
+enum phx_status phx_op_adjust_logits(struct phx_stream *stream,
+                                     const struct phx_adjust_logits *args)
+{
+    const struct phx_sampling_table *table = &args->table;
+    const int64_t m = args->logits.rows, b = table->params.rows;
+    check_logits(stream, args->logits, args->adjusted);
+    PHX_ASSERT(is_list(stream, args->slots, PHX_I32, m));
+    PHX_ASSERT(args->vocab_begin >= 0);
+    PHX_ASSERT(is_params(stream, table->params));
+    PHX_ASSERT(is(stream, table->counts, PHX_U16, b, args->logits.cols));
+    PHX_ASSERT(is(stream, table->bias_ids, PHX_I32, b, PHX_MAX_BIAS));
+    PHX_ASSERT(is(stream, table->bias_values, PHX_F32, b, PHX_MAX_BIAS));
+    PHX_ASSERT(apart(args->adjusted, table->counts) && apart(args->adjusted, args->slots));
+    if (m == 0) return PHX_OK;
+    RUN(adjust_logits);
+}
+
+enum phx_status phx_op_sample_candidates(struct phx_stream *stream,
+                                         const struct phx_sample_candidates *args)
+{
+    const int64_t m = args->logits.rows;
+    check_logits(stream, args->logits, args->adjusted);
+    PHX_ASSERT(is_list(stream, args->slots, PHX_I32, m));
+    PHX_ASSERT(is_list(stream, args->positions, PHX_I32, m));
+    PHX_ASSERT(args->vocab_begin >= 0);
+    PHX_ASSERT(is_params(stream, args->params));
+    PHX_ASSERT(is_records(stream, args->records, m, 1, args->n_candidates));
+    PHX_ASSERT(apart(args->records, args->logits) && apart(args->records, args->adjusted));
+    if (m == 0) return PHX_OK;
+    RUN(sample_candidates);
+}
+
+enum phx_status phx_op_sample_pick(struct phx_stream *stream, const struct phx_sample_pick *args)
+{
+    const int64_t m = args->records.rows;
+    PHX_ASSERT(m <= stream->limits.max_rows);
+    PHX_ASSERT(is_records(stream, args->records, m, args->n_ranks, args->n_candidates));
+    PHX_ASSERT(is_list(stream, args->slots, PHX_I32, m));
+    PHX_ASSERT(is_params(stream, args->params));
+    check_drawn(stream, args->ids, args->logprobs, args->last_ids, m, args->params.rows);
+    if (m == 0) return PHX_OK;
+    RUN(sample_pick);
+}
+
+enum phx_status phx_op_sample_full(struct phx_stream *stream, const struct phx_sample_full *args)
+{
+    const int64_t m = args->logits.rows;
+    check_logits(stream, args->logits, args->adjusted);
+    PHX_ASSERT(is_list(stream, args->slots, PHX_I32, m));
+    PHX_ASSERT(is_list(stream, args->positions, PHX_I32, m));
+    PHX_ASSERT(is_params(stream, args->params));
+    check_drawn(stream, args->ids, args->logprobs, args->last_ids, m, args->params.rows);
+    if (m == 0) return PHX_OK;
+    RUN(sample_full);
+}

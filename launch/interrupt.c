@@ -1,0 +1,31 @@
+#include "launch/interrupt.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/time.h>
+
+static volatile sig_atomic_t interrupted;
+
+/* A rank that waits for a peer that is gone cannot end in order: then the alarm's default ends it.
+ */
+static void note(int signal)
+{
+    static const struct itimerval grace = {.it_value = {.tv_usec = 700000}};
+    if (signal == SIGTERM) setitimer(ITIMER_REAL, &grace, NULL);
+    interrupted = 1;
+}
+
+void phx_interrupt_catch(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = note;
+    action.sa_flags = (int)(SA_RESTART | SA_RESETHAND);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+bool phx_interrupted(void)
+{
+    return interrupted != 0;
+}

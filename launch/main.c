@@ -1,0 +1,73 @@
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "kernels/base/check.h"
+#include "kernels/base/log.h"
+#include "launch/options.h"
+#include "launch/verbs/verbs.h"
+#include "launch/world_mpi.h"
+
+static enum phx_status help(struct phx_world *world, const struct phx_options *options)
+{
+    if (world->rank == 0) phx_options_help(stdout, options->help_about);
+    return PHX_OK;
+}
+
+static enum phx_status version(struct phx_world *world, const struct phx_options *options)
+{
+    (void)options;
+    const char *reason = "";
+    bool cuda = phx_device_available(PHX_DEVICE_CUDA, &reason);
+    if (world->rank == 0)
+        printf("phalanx %s\ndevices: cpu%s%s%s\n", PHX_VERSION, cuda ? ", cuda" : "",
+               cuda ? "" : "; no cuda: ", cuda ? "" : reason);
+    return PHX_OK;
+}
+
+static enum phx_status (*const verbs[PHX_VERB_COUNT])(struct phx_world *,
+                                                      const struct phx_options *) = {
+    [PHX_VERB_GENERATE] = phx_verb_generate,
+    [PHX_VERB_PERPLEXITY] = phx_verb_perplexity,
+    [PHX_VERB_TOKENIZE] = phx_verb_tokenize,
+    [PHX_VERB_HELP] = help,
+    [PHX_VERB_VERSION] = version,
+};
+
+static int exit_code(enum phx_status status)
+{
+    switch (status) {
+    case PHX_OK:
+        return 0;
+    case PHX_USAGE:
+        return 2;
+    case PHX_INTERRUPTED:
+        return 130;
+    default:
+        return 1;
+    }
+}
+
+int main(int argc, char **argv)
+{
+    struct phx_world *world = NULL;
+    struct phx_options *options = NULL;
+    enum phx_status status = phx_world_mpi_create(&argc, &argv, &world);
+    if (status != PHX_OK) {
+        if (phx_fail_sentence()[0] != '\0') phx_log(PHX_LOG_ERROR, "%s", phx_fail_sentence());
+        return exit_code(status);
+    }
+    status = phx_world_agree(world, phx_options_create(argc, argv, getenv, &options));
+    if (status == PHX_OK) {
+        if (options->verbose) phx_log_level_set(PHX_LOG_INFO);
+        status = verbs[options->verb](world, options);
+    }
+    phx_options_destroy(options);
+    if (status != PHX_OK && phx_fail_sentence()[0] != '\0') {
+        /* Nobody else knows of it: the others must not wait for this rank. */
+        phx_log(PHX_LOG_ERROR, "%s", phx_fail_sentence());
+        phx_world_abort(world, exit_code(status));
+    }
+    phx_world_finish(world);
+    phx_world_destroy(world);
+    return exit_code(status);
+}

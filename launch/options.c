@@ -1,0 +1,451 @@
+#include "launch/options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "kernels/base/check.h"
+#include "kernels/ops.h"
+#include "launch/options_table.h"
+
+/// Where a value came from, for sentences, and where it goes.
+struct target {
+    struct phx_options *options;
+    const struct phx_option_row *row;
+    const char *flag; ///< as the user wrote it
+    int most;         ///< values that a list may come to hold
+};
+
+static void *field(const struct target *to)
+{
+    return (char *)to->options + to->row->field;
+}
+
+static enum phx_status must_be(const struct target *to, const char *text, const char *what)
+{
+    return phx_fail(PHX_USAGE, "%s %.100s: must be %s", to->flag, text, what);
+}
+
+static enum phx_status must_not_be_empty(const struct target *to)
+{
+    return phx_fail(PHX_USAGE, "%s: must not be empty", to->flag);
+}
+
+static enum phx_status no_memory(void)
+{
+    return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the command line");
+}
+
+static enum phx_status out_of_range(const struct target *to, const char *text, bool too_small)
+{
+    const struct phx_option_row *row = to->row;
+    char what[128];
+    if (isfinite(row->min) && isfinite(row->max) && row->max < INT32_MAX) {
+        snprintf(what, sizeof what, "in %c%.15g, %.15g]", row->above_min ? '(' : '[', row->min,
+                 row->max);
+    } else if (too_small) {
+        snprintf(what, sizeof what, row->above_min ? "more than %.15g" : "%.15g or more", row->min);
+    } else {
+        snprintf(what, sizeof what, "at most %.15g", row->max);
+    }
+    return must_be(to, text, what);
+}
+
+/// A whole number that fills `text` up to `end`.
+static enum phx_status read_int(const struct target *to, const char *text, const char *end,
+                                int64_t *out)
+{
+    char *stop;
+    errno = 0;
+    long long value = strtoll(text, &stop, 10);
+    if (text == end || stop != end || isspace((unsigned char)*text)) {
+        return must_be(to, text, "a whole number");
+    }
+    if ((double)value < to->row->min || (errno == ERANGE && value < 0)) {
+        return out_of_range(to, text, true);
+    }
+    if (errno == ERANGE && isinf(to->row->max)) return must_be(to, text, "less than 2^63");
+    if ((double)value > to->row->max) return out_of_range(to, text, false);
+    *out = value;
+    return PHX_OK;
+}
+
+/// A finite decimal number that fills `text`.
+static bool is_number(const char *text, double *out)
+{
+    char *stop;
+    if (strspn(text, "0123456789+-.eE") != strlen(text)) return false;
+    *out = strtod(text, &stop);
+    return stop != text && *stop == '\0' && isfinite(*out);
+}
+
+static enum phx_status read_number(const struct target *to, const char *text, double *out)
+{
+    const struct phx_option_row *row = to->row;
+    double value;
+    if (!is_number(text, &value)) return must_be(to, text, "a number");
+    bool too_small = row->above_min ? value <= row->min : value < row->min;
+    if (too_small || value > row->max) return out_of_range(to, text, too_small);
+    *out = value;
+    return PHX_OK;
+}
+
+static enum phx_status read_bool(const struct target *to, const char *text, bool *out)
+{
+    static const char *const words[][2] = {
+        {"", "1"}, {"0", "1"}, {"false", "true"}, {"off", "on"}, {"no", "yes"},
+    };
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        for (int yes = 0; yes <= 1; yes++) {
+            if (strcasecmp(text, words[i][yes]) != 0) continue;
+            *out = yes;
+            return PHX_OK;
+        }
+    }
+    return must_be(to, text, "yes, on, true or 1, or no, off, false or 0");
+}
+
+static enum phx_status read_choice(const struct target *to, const char *text, int *out)
+{
+    const char *const *choices = to->row->choices;
+    char what[128] = "";
+    size_t used = 0;
+    for (int i = 0; i < PHX_OPTION_CHOICES && choices[i]; i++) {
+        if (!strcmp(text, choices[i])) {
+            *out = i;
+            return PHX_OK;
+        }
+        bool last = i + 1 == PHX_OPTION_CHOICES || !choices[i + 1];
+        const char *glue = i == 0 ? "" : last ? " or " : ", ";
+        used += (size_t)snprintf(what + used, sizeof what - used, "%s%s", glue, choices[i]);
+        PHX_ASSERT(used < sizeof what);
+    }
+    return must_be(to, text, what);
+}
+
+static enum phx_status read_ids(const struct target *to, const char *text, struct phx_id_list *out)
+{
+    size_t n = 1;
+    for (const char *c = text; *c; c++) n += *c == ',';
+    int32_t *items = malloc(n * sizeof *items);
+    if (!items) return no_memory();
+    free(out->items);
+    *out = (struct phx_id_list){.items = items, .n = n};
+    const char *rest = text;
+    for (size_t i = 0; i < n; i++) {
+        size_t length = strcspn(rest, ",");
+        int64_t id;
+        if (read_int(to, rest, rest + length, &id)) {
+            return must_be(to, text, "token ids with commas between them, like 1,2,3");
+        }
+        items[i] = (int32_t)id;
+        rest += length + 1;
+    }
+    return PHX_OK;
+}
+
+static enum phx_status add_text(const struct target *to, const char *text,
+                                struct phx_text_list *list)
+{
+    if (*text == '\0') return must_not_be_empty(to);
+    if (!list->items) list->items = calloc((size_t)to->most, sizeof *list->items);
+    if (!list->items) return no_memory();
+    list->items[list->n++] = text;
+    return PHX_OK;
+}
+
+/// ID(+|-)VALUE, as llama.cpp has it.
+static enum phx_status add_bias(const struct target *to, const char *text,
+                                struct phx_bias_list *list)
+{
+    static const char form[] = "a token id, + or -, and a number or -inf, like 29-1.5";
+    int64_t id;
+    double value;
+    size_t digits = strspn(text, "0123456789");
+    const char *sign = text + digits;
+    if (digits == 0 || (*sign != '+' && *sign != '-')) return must_be(to, text, form);
+    PHX_TRY(read_int(to, text, sign, &id));
+    if (!strcmp(sign, "-inf")) {
+        value = -INFINITY;
+    } else if (!is_number(sign, &value) || isinf((float)value)) {
+        return must_be(to, text, form);
+    }
+    for (size_t i = 0; i < list->n; i++) {
+        if (list->items[i].id == id) return must_be(to, text, "the only bias of its token");
+    }
+    if (list->n == PHX_MAX_BIAS) {
+        return phx_fail(PHX_USAGE, "%s: given more than %d times", to->flag, PHX_MAX_BIAS);
+    }
+    if (!list->items) list->items = calloc((size_t)to->most, sizeof *list->items);
+    if (!list->items) return no_memory();
+    list->items[list->n++] = (struct phx_logit_bias){.id = (int32_t)id, .value = (float)value};
+    return PHX_OK;
+}
+
+static enum phx_status set_value(const struct target *to, const char *text)
+{
+    int64_t whole = 0;
+    int index;
+    switch (to->row->kind) {
+    case PHX_VALUE_FLAG:
+        return read_bool(to, text, field(to));
+    case PHX_VALUE_NUMBER:
+        return read_number(to, text, field(to));
+    case PHX_VALUE_CHOICE:
+        return read_choice(to, text, field(to));
+    case PHX_VALUE_TEXTS:
+        return add_text(to, text, field(to));
+    case PHX_VALUE_IDS:
+        return read_ids(to, text, field(to));
+    case PHX_VALUE_BIASES:
+        return add_bias(to, text, field(to));
+    case PHX_VALUE_INT:
+        PHX_TRY(read_int(to, text, text + strlen(text), &whole));
+        *(int32_t *)field(to) = (int32_t)whole;
+        return PHX_OK;
+    case PHX_VALUE_LONG:
+        return read_int(to, text, text + strlen(text), field(to));
+    case PHX_VALUE_NAME:
+        if (*text == '\0') return must_not_be_empty(to);
+        if (to->row->choices[0]) PHX_TRY(read_choice(to, text, &index));
+        *(const char **)field(to) = text;
+        return PHX_OK;
+    }
+    PHX_ASSERT(!"a kind of value without a reader");
+    return PHX_OK;
+}
+
+static enum phx_status give(const struct target *to, const char *text)
+{
+    PHX_TRY(set_value(to, text));
+    to->options->given |= UINT64_C(1) << (to->row - phx_option_rows);
+    return PHX_OK;
+}
+
+static enum phx_status set_defaults(struct phx_options *options)
+{
+    PHX_ASSERT(phx_n_option_rows <= 64); /* bits of `given` */
+    for (size_t i = 0; i < phx_n_option_rows; i++) {
+        const struct phx_option_row *row = &phx_option_rows[i];
+        struct target to = {.options = options, .row = row, .flag = row->names[0]};
+        if (row->fallback) PHX_TRY(set_value(&to, row->fallback));
+    }
+    return PHX_OK;
+}
+
+static enum phx_status read_environment(struct phx_options *options,
+                                        char *(*look_up)(const char *name))
+{
+    for (size_t i = 0; i < phx_n_option_rows; i++) {
+        const struct phx_option_row *row = &phx_option_rows[i];
+        if (!row->env || !phx_option_taken(row, options->verb)) continue;
+        const char *text = look_up(row->env);
+        struct target to = {.options = options, .row = row, .flag = row->env};
+        if (text) PHX_TRY(give(&to, text));
+    }
+    return PHX_OK;
+}
+
+/// The known name that comes nearest to what was typed.
+struct nearest {
+    const char *name; ///< NULL: none is near
+    size_t distance;
+};
+
+/// Levenshtein distance between the first n characters of a and all of b.
+static size_t distance(const char *a, size_t n, const char *b)
+{
+    size_t row[64];
+    size_t m = strlen(b);
+    PHX_ASSERT(m < 64);
+    for (size_t j = 0; j <= m; j++) row[j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
+            size_t other = 1 + (row[j] < row[j - 1] ? row[j] : row[j - 1]);
+            diagonal = row[j];
+            row[j] = replaced < other ? replaced : other;
+        }
+    }
+    return row[m];
+}
+
+static void consider(struct nearest *nearest, const char *typed, size_t bytes, const char *name)
+{
+    if (bytes > 40) return; /* no misspelt name, but some text */
+    bool begins = bytes >= 4 && !strncmp(name, typed, bytes);
+    size_t d = begins ? 1 : distance(typed, bytes, name);
+    if (d > bytes / 3 || (nearest->name && d >= nearest->distance)) return;
+    *nearest = (struct nearest){.name = name, .distance = d};
+}
+
+static enum phx_status unknown_flag(const struct phx_options *options, const char *flag,
+                                    size_t bytes)
+{
+    const char *verb = phx_verb_name(options->verb);
+    const struct phx_option_row *row = phx_option_find(flag, bytes);
+    if (row) {
+        enum phx_verb taker = 0;
+        while (!phx_option_taken(row, taker)) taker++;
+        return phx_fail(PHX_USAGE, "%.*s: not an option of %s but of %s", (int)bytes, flag, verb,
+                        phx_verb_name(taker));
+    }
+    if (*flag != '-') {
+        return phx_fail(PHX_USAGE, "%.100s: not an option of %s; a text is given with %s", flag,
+                        verb, options->verb == PHX_VERB_PERPLEXITY ? "-f FILE" : "-p TEXT");
+    }
+    struct nearest nearest = {0};
+    for (size_t i = 0; i < phx_n_option_rows; i++) {
+        if (!phx_option_taken(&phx_option_rows[i], options->verb)) continue;
+        for (int j = 0; j < PHX_OPTION_NAMES && phx_option_rows[i].names[j]; j++) {
+            consider(&nearest, flag, bytes, phx_option_rows[i].names[j]);
+        }
+    }
+    const char *name = nearest.name;
+    return phx_fail(PHX_USAGE, "%.*s: no such option%s%s; phalanx help %s lists them",
+                    bytes < 100 ? (int)bytes : 100, flag, name ? ", did you mean " : "",
+                    name ? name : "", verb);
+}
+
+/// Take the option at argv[at], and its value; *out_next is where to go on.
+static enum phx_status read_option(struct phx_options *options, int argc, char *const *argv, int at,
+                                   int *out_next)
+{
+    const char *flag = argv[at];
+    size_t bytes = strcspn(flag, "=");
+    const char *text = flag[bytes] == '=' ? flag + bytes + 1 : NULL;
+    const struct phx_option_row *row = phx_option_find(flag, bytes);
+    if (!row || !phx_option_taken(row, options->verb)) return unknown_flag(options, flag, bytes);
+
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)bytes, flag);
+    struct target to = {.options = options, .row = row, .flag = name, .most = argc};
+    *out_next = at + 1;
+    if (row->kind == PHX_VALUE_FLAG) return give(&to, text ? text : "yes");
+    if (text) return give(&to, text);
+    if (at + 1 == argc) return phx_fail(PHX_USAGE, "%s: needs a value, %s", name, row->value);
+    text = argv[at + 1];
+    if (phx_option_find(text, strlen(text))) {
+        return phx_fail(PHX_USAGE, "%s: needs a value before %s (if that is the value: %s=%s)",
+                        name, text, name, text);
+    }
+    *out_next = at + 2;
+    return give(&to, text);
+}
+
+/// What no single option can tell.
+static enum phx_status check_together(const struct phx_options *o)
+{
+    static const char *const sources[] = {"--prompt", "--file", "--prompts", "--prompt-ids",
+                                          "--ids"};
+    const char *source = NULL;
+    for (size_t i = 0; i < sizeof sources / sizeof sources[0]; i++) {
+        if (!phx_options_given(o, sources[i])) continue;
+        if (source) {
+            return phx_fail(PHX_USAGE, "%s and %s: give the text in one way only", source,
+                            sources[i]);
+        }
+        source = sources[i];
+    }
+    const char *single = o->logits_out ? "--logits-out" : o->force_ids.n ? "--force-ids" : NULL;
+    if (single && (o->prompts.n > 1 || o->prompts_file)) {
+        return phx_fail(PHX_USAGE, "%s: needs a single prompt (-p, -f or --prompt-ids)", single);
+    }
+    if (o->window > 0 && o->stride > o->window) {
+        return phx_fail(PHX_USAGE, "--stride %d: must be at most the window, %d", o->stride,
+                        o->window);
+    }
+    if (o->max_batched_tokens < o->max_seqs) {
+        return phx_fail(PHX_USAGE,
+                        "--max-num-batched-tokens %d: must be at least --max-num-seqs, %d",
+                        o->max_batched_tokens, o->max_seqs);
+    }
+    return PHX_OK;
+}
+
+static bool is_one_of(const char *text, const char *a, const char *b)
+{
+    return !strcmp(text, a) || !strcmp(text, b);
+}
+
+static enum phx_status read_verb(const char *text, enum phx_verb *out)
+{
+    if (is_one_of(text, "--help", "-h")) text = phx_verb_name(PHX_VERB_HELP);
+    if (!strcmp(text, "--version")) text = phx_verb_name(PHX_VERB_VERSION);
+    struct nearest nearest = {0};
+    for (enum phx_verb verb = 0; verb < PHX_VERB_COUNT; verb++) {
+        const char *name = phx_verb_name(verb);
+        if (!strcmp(text, name)) {
+            *out = verb;
+            return PHX_OK;
+        }
+        consider(&nearest, text, strlen(text), name);
+    }
+    if (phx_option_find(text, strcspn(text, "="))) {
+        return phx_fail(PHX_USAGE, "%.100s: first say what to do, as in: phalanx generate %.100s",
+                        text, text);
+    }
+    return phx_fail(PHX_USAGE, "%.100s: no such verb%s%s; phalanx help lists them", text,
+                    nearest.name ? ", did you mean " : "", nearest.name ? nearest.name : "");
+}
+
+static enum phx_status parse(struct phx_options *options, int argc, char *const *argv,
+                             char *(*look_up)(const char *name))
+{
+    PHX_TRY(set_defaults(options));
+    if (argc < 2) return phx_fail(PHX_USAGE, "say what to do; phalanx help lists what there is");
+    PHX_TRY(read_verb(argv[1], &options->verb));
+    options->help_about = PHX_VERB_HELP;
+    if (!phx_verb_rows[options->verb].usage) {
+        bool about = options->verb == PHX_VERB_HELP && argc > 2;
+        return about ? read_verb(argv[2], &options->help_about) : PHX_OK;
+    }
+    PHX_TRY(read_environment(options, look_up));
+    for (int i = 2; i < argc;) {
+        if (is_one_of(argv[i], "--help", "-h")) {
+            options->help_about = options->verb;
+            options->verb = PHX_VERB_HELP;
+            return PHX_OK;
+        }
+        PHX_TRY(read_option(options, argc, argv, i, &i));
+    }
+    return check_together(options);
+}
+
+enum phx_status phx_options_create(int argc, char *const *argv, char *(*look_up)(const char *name),
+                                   struct phx_options **out)
+{
+    struct phx_options *options = calloc(1, sizeof *options);
+    if (!options) return no_memory();
+    enum phx_status status = parse(options, argc, argv, look_up);
+    if (status != PHX_OK) {
+        phx_options_destroy(options);
+        return status;
+    }
+    *out = options;
+    return PHX_OK;
+}
+
+void phx_options_destroy(struct phx_options *options)
+{
+    if (!options) return;
+    free(options->prompts.items);
+    free(options->prompt_ids.items);
+    free(options->ids.items);
+    free(options->stop.items);
+    free(options->force_ids.items);
+    free(options->logit_bias.items);
+    free(options);
+}
+
+bool phx_options_given(const struct phx_options *options, const char *name)
+{
+    const struct phx_option_row *row = phx_option_find(name, strlen(name));
+    PHX_ASSERT(row);
+    return options->given >> (row - phx_option_rows) & 1;
+}

@@ -1,0 +1,117 @@
+/// \file options.h
+/// argv and the environment into one struct. Pure: reads no file, knows no rank and no model.
+///
+/// Everything is in one table of verbs and one of options (options_table.c); parsing, range checks
+/// and the help text follow from them. A new option is a field here and a row there.
+#ifndef PHX_LAUNCH_OPTIONS_H
+#define PHX_LAUNCH_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "kernels/base/status.h"
+
+enum phx_verb {
+    PHX_VERB_GENERATE,
+    PHX_VERB_PERPLEXITY,
+    PHX_VERB_TOKENIZE,
+    PHX_VERB_HELP, ///< print phx_options_help(stdout, options->help_about)
+    PHX_VERB_VERSION,
+    PHX_VERB_COUNT
+};
+
+enum phx_load_format { PHX_LOAD_AUTO, PHX_LOAD_SAFETENSORS, PHX_LOAD_DUMMY };
+enum phx_compute { PHX_COMPUTE_AUTO, PHX_COMPUTE_FLOAT32, PHX_COMPUTE_BFLOAT16 };
+enum phx_device_choice { PHX_CHOOSE_AUTO, PHX_CHOOSE_CPU, PHX_CHOOSE_CUDA };
+
+struct phx_text_list {
+    const char **items; ///< [n]
+    size_t n;
+};
+
+struct phx_id_list {
+    int32_t *items; ///< [n], each >= 0
+    size_t n;
+};
+
+struct phx_logit_bias {
+    int32_t id;  ///< >= 0; whether the model has it is not known here
+    float value; ///< finite, or -infinity: never
+};
+
+struct phx_bias_list {
+    struct phx_logit_bias *items; ///< [n], no id twice
+    size_t n;
+};
+
+/// Options that the verb does not take hold their defaults. Texts point into argv and the
+/// environment.
+struct phx_options {
+    enum phx_verb verb;
+    enum phx_verb help_about; ///< PHX_VERB_HELP: the verb asked about, itself for the overview
+    uint64_t given;           ///< see phx_options_given()
+
+    /* model */
+    const char *model; ///< folder; NULL: the embedded one
+    int load_format;   ///< enum phx_load_format
+    int compute;       ///< enum phx_compute
+    int32_t context;   ///< tokens; 0: what the model allows
+
+    /* text; at most one of prompts, prompt_file, prompts_file, prompt_ids, ids is given */
+    struct phx_text_list prompts;
+    const char *prompt_file;       ///< one prompt; "-": standard input
+    const char *prompts_file;      ///< a prompt a line; "-": standard input
+    struct phx_id_list prompt_ids; ///< one prompt
+    struct phx_id_list ids;        ///< tokenize: to text
+    bool no_bos;
+
+    /* length */
+    int32_t n_predict; ///< -1: until the context is full
+    struct phx_text_list stop;
+    bool ignore_eos;
+    struct phx_id_list force_ids; ///< only with a single prompt
+
+    /* sampling */
+    int64_t seed; ///< -1: draw one
+    double temperature, top_p, min_p;
+    double repeat_penalty, presence_penalty, frequency_penalty;
+    int32_t top_k; ///< 0: all
+    struct phx_bias_list logit_bias;
+
+    /* perplexity */
+    int32_t window; ///< tokens; 0: the context
+    int32_t stride; ///< tokens, at most the window; 0: the window
+
+    /* output */
+    bool json, verbose;
+    int32_t logprobs;       ///< most likely tokens to report at each place; -1: none at all
+    const char *logits_out; ///< NULL: none; only with a single prompt
+
+    /* machine */
+    int device;                   ///< enum phx_device_choice
+    int32_t threads;              ///< 0: choose
+    int32_t tensor_parallel_size; ///< 0: not given; otherwise it must be the world's size
+    int32_t max_seqs;             ///< sequences in a step
+    int32_t max_batched_tokens;   ///< tokens in a step
+    const char *cpu_isa;          ///< NULL: the best that the machine has
+};
+
+/// `look_up` is getenv or a test's stand-in. argv and what `look_up` returns outlive the options.
+/// PHX_USAGE with a sentence that names the flag, the value and what would work.
+enum phx_status phx_options_create(int argc, char *const *argv, char *(*look_up)(const char *name),
+                                   struct phx_options **out);
+void phx_options_destroy(struct phx_options *options);
+
+/// True if the command line or the environment gave this option ("--temp", any of its names), so
+/// that a default of the model must not replace the value. An assertion if there is no such option.
+bool phx_options_given(const struct phx_options *options, const char *name);
+
+/// The help page of a verb; PHX_VERB_HELP: the overview.
+void phx_options_help(FILE *stream, enum phx_verb about);
+
+/// The verb's name as typed.
+const char *phx_verb_name(enum phx_verb verb);
+
+#endif

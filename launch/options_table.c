@@ -1,0 +1,193 @@
+#include "launch/options_table.h"
+
+#include <math.h>
+#include <string.h>
+
+#define G (1u << PHX_VERB_GENERATE)
+#define P (1u << PHX_VERB_PERPLEXITY)
+#define T (1u << PHX_VERB_TOKENIZE)
+#define FIELD(name) .field = offsetof(struct phx_options, name)
+
+const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
+    [PHX_VERB_GENERATE] =
+        {"generate", "continue one text, or several at once",
+         "  phalanx generate -p \"JULIET:\"\n"
+         "  mpirun -np 4 --bind-to none phalanx generate -m MODEL -f prompt.txt -n 500\n"
+         "  fortune | phalanx generate -m MODEL --json\n"
+         "\n"
+         "Without a prompt option the prompt is what comes in on standard input. A sampling value\n"
+         "that is not given is taken from the model's generation_config.json if that names it;\n"
+         "the defaults below are for the rest. The text goes to standard output, all else to\n"
+         "standard error.\n"},
+    [PHX_VERB_PERPLEXITY] =
+        {"perplexity", "how well a model predicts a text",
+         "  phalanx perplexity -m MODEL -f text.txt\n"
+         "  mpirun -np 2 --bind-to none phalanx perplexity -f text.txt --window 256 --json\n"
+         "\n"
+         "The text, a file or standard input, is scored as it is, without a BOS token, window by\n"
+         "window: each token of a window predicts the next one of the text. Where a stride "
+         "shorter\n"
+         "than the window makes windows overlap, only what is new in a window is scored.\n"},
+    [PHX_VERB_TOKENIZE] =
+        {"tokenize", "text to token ids, and back",
+         "  phalanx tokenize -p \"Good night, good night!\"\n"
+         "  phalanx tokenize -m MODEL --ids 1,2,3\n"
+         "\n"
+         "Without -p, -f or --ids the text is what comes in on standard input.\n"},
+    [PHX_VERB_HELP] = {"help", "the options of a verb: phalanx help generate", NULL},
+    [PHX_VERB_VERSION] = {"version", "the version, as --version", NULL},
+};
+
+/* clang-format off */
+const struct phx_option_row phx_option_rows[] = {
+    {.names = {"-m", "--model"}, .kind = PHX_VALUE_NAME, FIELD(model),
+     .verbs = G | P | T, .group = PHX_GROUP_MODEL, .value = "DIR",
+     .help = "folder of the model: config.json, tokenizer.json, *.safetensors (default: the "
+             "embedded one)"},
+    {.names = {"--load-format"}, .kind = PHX_VALUE_CHOICE, FIELD(load_format), .fallback = "auto",
+     .choices = {"auto", "safetensors", "dummy"},
+     .verbs = G | P, .group = PHX_GROUP_MODEL, .value = "FORMAT",
+     .help = "where weights come from; dummy: made up, needs only config.json"},
+    {.names = {"--dtype"}, .kind = PHX_VALUE_CHOICE, FIELD(compute), .fallback = "auto",
+     .choices = {"auto", "float32", "bfloat16"},
+     .verbs = G | P, .group = PHX_GROUP_MODEL, .value = "TYPE",
+     .help = "what products compute in; weights stay as stored. auto: float32 on the CPU, the "
+             "weights' type on a GPU"},
+    {.names = {"-c", "--ctx-size", "--max-model-len"}, .kind = PHX_VALUE_INT, FIELD(context),
+     .fallback = "0", .min = 0, .max = INT32_MAX,
+     .verbs = G | P, .group = PHX_GROUP_MODEL, .value = "N",
+     .help = "longest text in tokens, prompt and continuation; 0: what the model was made for"},
+
+    {.names = {"-p", "--prompt"}, .kind = PHX_VALUE_TEXTS, FIELD(prompts),
+     .verbs = G | T, .group = PHX_GROUP_TEXT, .value = "TEXT",
+     .help = "the text; given again it is one more, and all go through together"},
+    {.names = {"-f", "--file"}, .kind = PHX_VALUE_NAME, FIELD(prompt_file),
+     .verbs = G | P | T, .group = PHX_GROUP_TEXT, .value = "FILE",
+     .help = "read the text from a file; -: from standard input"},
+    {.names = {"--prompts"}, .kind = PHX_VALUE_NAME, FIELD(prompts_file),
+     .verbs = G, .group = PHX_GROUP_TEXT, .value = "FILE",
+     .help = "a file with a prompt on each line; -: standard input"},
+    {.names = {"--prompt-ids"}, .kind = PHX_VALUE_IDS, FIELD(prompt_ids),
+     .min = 0, .max = INT32_MAX,
+     .verbs = G, .group = PHX_GROUP_TEXT, .value = "1,2,3",
+     .help = "the prompt as token ids, taken as they are"},
+    {.names = {"--ids"}, .kind = PHX_VALUE_IDS, FIELD(ids), .min = 0, .max = INT32_MAX,
+     .verbs = T, .group = PHX_GROUP_TEXT, .value = "1,2,3",
+     .help = "token ids to turn into text"},
+    {.names = {"--no-bos"}, .kind = PHX_VALUE_FLAG, FIELD(no_bos),
+     .verbs = G | T, .group = PHX_GROUP_TEXT,
+     .help = "do not add the tokens (BOS, ...) that the tokenizer puts around a text"},
+
+    {.names = {"-n", "--n-predict", "--max-tokens"}, .kind = PHX_VALUE_INT, FIELD(n_predict),
+     .fallback = "128", .min = -1, .max = INT32_MAX,
+     .verbs = G, .group = PHX_GROUP_LENGTH, .value = "N",
+     .help = "tokens to generate at most; -1: until the context is full, 0: only read the prompt"},
+    {.names = {"--stop"}, .kind = PHX_VALUE_TEXTS, FIELD(stop),
+     .verbs = G, .group = PHX_GROUP_LENGTH, .value = "TEXT",
+     .help = "end before this text would appear; may be given again"},
+    {.names = {"--ignore-eos"}, .kind = PHX_VALUE_FLAG, FIELD(ignore_eos),
+     .verbs = G, .group = PHX_GROUP_LENGTH,
+     .help = "go on after the model's end-of-text tokens"},
+    {.names = {"--force-ids"}, .kind = PHX_VALUE_IDS, FIELD(force_ids), .min = 0, .max = INT32_MAX,
+     .verbs = G, .group = PHX_GROUP_LENGTH, .value = "1,2,3",
+     .help = "continue with these ids first, whatever the model says (teacher forcing)"},
+
+    {.names = {"-s", "--seed"}, .kind = PHX_VALUE_LONG, FIELD(seed), .fallback = "-1",
+     .min = -1, .max = INFINITY,
+     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "N",
+     .help = "the same seed gives the same text, on any number of ranks, alone or in a batch; "
+             "-1: a new one each time"},
+    {.names = {"--temp", "--temperature"}, .kind = PHX_VALUE_NUMBER, FIELD(temperature),
+     .fallback = "0.8", .min = 0, .max = INFINITY,
+     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",
+     .help = "0: always the likeliest token; higher: more surprising"},
+    {.names = {"--top-k"}, .kind = PHX_VALUE_INT, FIELD(top_k), .fallback = "40",
+     .min = 0, .max = INT32_MAX,
+     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "N",
+     .help = "draw among the N likeliest tokens; 0: among all"},
+    {.names = {"--top-p"}, .kind = PHX_VALUE_NUMBER, FIELD(top_p), .fallback = "0.95",
+     .min = 0, .max = 1, .above_min = true,
+     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",
+     .help = "draw among the likeliest tokens that together reach this probability; 1: all"},
+    {.names = {"--min-p"}, .kind = PHX_VALUE_NUMBER, FIELD(min_p), .fallback = "0.05",
+     .min = 0, .max = 1,
+     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",
+     .help = "leave out tokens less likely than X times the likeliest; 0: none"},
+    {.names = {"--repeat-penalty"}, .kind = PHX_VALUE_NUMBER, FIELD(repeat_penalty),
+     .fallback = "1", .min = 0, .max = INFINITY, .above_min = true,
+     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",
+     .help = "over 1: tokens of the prompt and the text so far become less likely"},
+    {.names = {"--presence-penalty"}, .kind = PHX_VALUE_NUMBER, FIELD(presence_penalty),
+     .fallback = "0", .min = -2, .max = 2,
+     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",
+     .help = "taken off the logit of a token that the text already has"},
+    {.names = {"--frequency-penalty"}, .kind = PHX_VALUE_NUMBER, FIELD(frequency_penalty),
+     .fallback = "0", .min = -2, .max = 2,
+     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",
+     .help = "taken off it once for each time it appeared"},
+    {.names = {"-l", "--logit-bias"}, .kind = PHX_VALUE_BIASES, FIELD(logit_bias),
+     .min = 0, .max = INT32_MAX,
+     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "ID+X",
+     .help = "add X to the logit of a token: 29+1.5, 29-1.5, 29-inf (never); may be given again"},
+
+    {.names = {"--json"}, .kind = PHX_VALUE_FLAG, FIELD(json),
+     .verbs = G | P | T, .group = PHX_GROUP_OUTPUT,
+     .help = "results as JSON, an object a line"},
+    {.names = {"--logprobs"}, .kind = PHX_VALUE_INT, FIELD(logprobs), .fallback = "-1",
+     .min = -1, .max = 20,
+     .verbs = G, .group = PHX_GROUP_OUTPUT, .value = "N",
+     .help = "with --json: the log-probability of each token, and of the N likeliest in its place; "
+             "-1: none"},
+    {.names = {"--logits-out"}, .kind = PHX_VALUE_NAME, FIELD(logits_out),
+     .verbs = G, .group = PHX_GROUP_OUTPUT, .value = "FILE",
+     .help = "a safetensors file with input_ids and the logits of every position, of one prompt"},
+    {.names = {"--window"}, .kind = PHX_VALUE_INT, FIELD(window), .fallback = "0",
+     .min = 0, .max = INT32_MAX,
+     .verbs = P, .group = PHX_GROUP_LENGTH, .value = "N",
+     .help = "tokens that are scored together; 0: as many as the context holds"},
+    {.names = {"--stride"}, .kind = PHX_VALUE_INT, FIELD(stride), .fallback = "0",
+     .min = 0, .max = INT32_MAX,
+     .verbs = P, .group = PHX_GROUP_LENGTH, .value = "N",
+     .help = "tokens from one window's start to the next; 0: a whole window"},
+    {.names = {"-v", "--verbose"}, .env = "PHX_VERBOSE", .kind = PHX_VALUE_FLAG, FIELD(verbose),
+     .verbs = G | P | T, .group = PHX_GROUP_OUTPUT,
+     .help = "say more about what is done"},
+
+    {.names = {"--device"}, .kind = PHX_VALUE_CHOICE, FIELD(device), .fallback = "auto",
+     .choices = {"auto", "cpu", "cuda"},
+     .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "KIND",
+     .help = "what computes; auto: the GPUs if there are any"},
+    {.names = {"-t", "--threads"}, .kind = PHX_VALUE_INT, FIELD(threads), .min = 1, .max = 4096,
+     .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "N",
+     .help = "threads of each rank on the CPU (default: the machine's cores divided among its "
+             "ranks)"},
+    {.names = {"-tp", "--tensor-parallel-size"}, .kind = PHX_VALUE_INT,
+     FIELD(tensor_parallel_size), .min = 1, .max = INT32_MAX,
+     .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "N",
+     .help = "the number of ranks, which mpirun -np decides; refused if it is another"},
+    {.names = {"--max-num-seqs"}, .kind = PHX_VALUE_INT, FIELD(max_seqs), .fallback = "8",
+     .min = 1, .max = 65536,
+     .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "N",
+     .help = "texts (or windows) that advance in the same step; more of them wait"},
+    {.names = {"--max-num-batched-tokens"}, .kind = PHX_VALUE_INT, FIELD(max_batched_tokens),
+     .fallback = "512", .min = 1, .max = 1048576,
+     .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "N",
+     .help = "tokens of a step; longer prompts are read in pieces of this size"},
+    {.env = "PHX_CPU_ISA", .kind = PHX_VALUE_NAME, FIELD(cpu_isa),
+     .choices = {"portable", "avx2", "avx512", "avx512_bf16"},
+     .verbs = G | P, .group = PHX_GROUP_MACHINE,
+     .help = "use no better instructions than these: portable, avx2, avx512 or avx512_bf16"},
+};
+/* clang-format on */
+const size_t phx_n_option_rows = sizeof phx_option_rows / sizeof phx_option_rows[0];
+
+const struct phx_option_row *phx_option_find(const char *name, size_t bytes)
+{
+    for (size_t i = 0; i < phx_n_option_rows; i++) {
+        for (int j = 0; j < PHX_OPTION_NAMES && phx_option_rows[i].names[j]; j++) {
+            const char *known = phx_option_rows[i].names[j];
+            if (strlen(known) == bytes && !memcmp(known, name, bytes)) return &phx_option_rows[i];
+        }
+    }
+    return NULL;
+}

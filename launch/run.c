@@ -1,0 +1,167 @@
+#include "launch/run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/base/check.h"
+#include "kernels/base/log.h"
+#include "launch/model_path.h"
+#include "launch/progress.h"
+
+static enum phx_status open_model(struct phx_run *run)
+{
+    char model[PHX_PATH_BYTES];
+    PHX_TRY(phx_model_path(run->settings.model, model));
+    run->directory = strdup(model);
+    if (run->directory == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a path");
+    PHX_TRY(phx_config_load(model, &run->config));
+    struct phx_layer_shape *layers = calloc((size_t)run->config->n_layers, sizeof *layers);
+    if (layers == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the plan");
+    struct phx_model_shape shape = phx_config_shape(run->config, layers);
+    enum phx_status status =
+        phx_shard_plan_create(&shape, run->world->size, run->world->rank, &run->plan);
+    free(layers);
+    if (status != PHX_OK || run->settings.dummy) return status;
+    return phx_checkpoint_open(model, &run->checkpoint);
+}
+
+enum phx_status phx_run_open(struct phx_world *world, const struct phx_run_settings *settings,
+                             struct phx_run **out)
+{
+    *out = NULL;
+    struct phx_run *run = calloc(1, sizeof *run);
+    enum phx_status status = PHX_OK;
+    if (run == NULL) {
+        status = phx_fail(PHX_OUT_OF_MEMORY, "no memory for a run");
+    } else {
+        run->world = world;
+        run->settings = *settings;
+        status = open_model(run);
+    }
+    status = phx_world_agree(world, status);
+    if (status != PHX_OK) {
+        phx_run_destroy(run);
+        return status;
+    }
+    *out = run;
+    return PHX_OK;
+}
+
+static int32_t min32(int64_t a, int64_t b)
+{
+    return (int32_t)(a < b ? a : b);
+}
+
+static struct phx_scheduler_limits limits_for(const struct phx_config *config,
+                                              const struct phx_run_needs *needs)
+{
+    struct phx_scheduler_limits l = {.max_seqs = needs->max_seqs,
+                                     .max_rows = needs->max_rows,
+                                     .max_length = min32(needs->max_length, config->max_positions)};
+    if (l.max_rows < l.max_seqs) l.max_rows = l.max_seqs;
+    l.max_outputs = l.max_seqs;
+    if (needs->all_logits) {
+        /* As many rows of logits as 64 MiB hold: more would not make a product faster. */
+        int64_t fit = ((int64_t)64 << 20) / (config->vocab * (int64_t)sizeof(float));
+        int32_t rows = min32(l.max_rows, fit);
+        if (rows > l.max_outputs) l.max_outputs = rows;
+    }
+    int64_t tokens = needs->total_tokens;
+    int64_t all = (int64_t)l.max_seqs * l.max_length;
+    if (tokens == 0 || tokens > all) tokens = all;
+    /* Each sequence may leave its last page partly empty. */
+    l.n_pages = phx_kv_blocks_for(tokens) + l.max_seqs;
+    return l;
+}
+
+static enum phx_status make_device(struct phx_run *run, const struct phx_scheduler_limits *limits)
+{
+    const struct phx_run_settings *s = &run->settings;
+    struct phx_device_info info;
+    PHX_TRY(phx_device_create(&(struct phx_device_options){.kind = s->device,
+                                                           .ordinal = run->world->node_rank,
+                                                           .n_threads = s->n_threads,
+                                                           .crowded = s->crowded,
+                                                           .isa = s->isa,
+                                                           .cpus = s->cpus,
+                                                           .compute = s->compute},
+                              &run->device));
+    phx_device_info(run->device, &info);
+    phx_memory_plan_make(run->config, run->plan, run->checkpoint, run->device, limits,
+                         info.kv_default, &run->memory);
+    int sharers = s->device == PHX_DEVICE_CPU ? run->world->node_size : 1;
+    PHX_TRY(phx_memory_plan_check(&run->memory, limits, run->device, sharers));
+    return phx_stream_create(run->device, &run->memory.stream_limits, &run->stream);
+}
+
+static enum phx_status make_comm(struct phx_run *run)
+{
+    struct phx_comm_options options = run->memory.comm;
+    options.kind = run->world->size == 1                     ? PHX_COMM_SOLO
+                   : run->settings.device == PHX_DEVICE_CUDA ? PHX_COMM_NCCL
+                                                             : PHX_COMM_HOST;
+    return phx_comm_create(run->world, run->device, &options, &run->comm);
+}
+
+static enum phx_status load_weights(struct phx_run *run)
+{
+    if (run->settings.dummy)
+        return phx_weights_dummy(run->config, run->plan, run->stream, &run->weights, &run->load);
+    struct phx_progress bar;
+    phx_progress_start(&bar, run->settings.progress && run->world->rank == 0);
+    struct phx_load_options options = {.progress = phx_progress_update, .progress_user = &bar};
+    enum phx_status status = phx_weights_load(run->config, run->plan, run->checkpoint, run->stream,
+                                              &options, &run->weights, &run->load);
+    phx_progress_end(&bar);
+    return status;
+}
+
+static enum phx_status make_engine(struct phx_run *run, const struct phx_scheduler_limits *limits)
+{
+    struct phx_device_info info;
+    phx_device_info(run->device, &info);
+    return phx_engine_create(&(struct phx_engine_parts){.world = run->world,
+                                                        .device = run->device,
+                                                        .stream = run->stream,
+                                                        .comm = run->comm,
+                                                        .config = run->config,
+                                                        .plan = run->plan,
+                                                        .weights = run->weights},
+                             &(struct phx_engine_options){*limits, info.kv_default}, &run->engine);
+}
+
+enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *needs)
+{
+    struct phx_world *world = run->world;
+    struct phx_run_needs shared = *needs;
+    PHX_TRY(phx_world_agree(world, phx_world_broadcast(world, &shared, sizeof shared, 0)));
+    struct phx_scheduler_limits limits = limits_for(run->config, &shared);
+    PHX_TRY(phx_world_agree(world, make_device(run, &limits)));
+    PHX_TRY(phx_world_agree(world, make_comm(run)));
+    PHX_TRY(phx_world_agree(world, load_weights(run)));
+    PHX_TRY(phx_world_agree(world, make_engine(run, &limits)));
+    phx_log(PHX_LOG_INFO, "weights: %.1f MB in the files, %.1f MB read, %.1f MB kept, %.2f s",
+            (double)run->load.file_bytes / 1e6, (double)run->load.read_bytes / 1e6,
+            (double)run->load.device_bytes / 1e6, run->load.seconds);
+    return PHX_OK;
+}
+
+void phx_run_finish(struct phx_run *run)
+{
+    if (run->comm != NULL) phx_comm_finish(run->comm);
+}
+
+void phx_run_destroy(struct phx_run *run)
+{
+    if (run == NULL) return;
+    phx_engine_destroy(run->engine);
+    phx_weights_destroy(run->weights);
+    phx_comm_destroy(run->comm);
+    phx_stream_destroy(run->stream);
+    phx_device_destroy(run->device);
+    phx_checkpoint_destroy(run->checkpoint);
+    phx_shard_plan_destroy(run->plan);
+    phx_config_destroy(run->config);
+    free(run->directory);
+    free(run);
+}

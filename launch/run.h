@@ -1,0 +1,74 @@
+/// \file run.h
+/// The wiring of a run: world -> model -> device -> communicator -> weights -> engine; and its
+/// teardown in reverse. The only place that picks an implementation of a device or a communicator.
+#ifndef PHX_LAUNCH_RUN_H
+#define PHX_LAUNCH_RUN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "kernels/device.h"
+#include "parallel/comm.h"
+#include "parallel/shard_plan.h"
+#include "parallel/world.h"
+#include "runtime/config.h"
+#include "runtime/engine.h"
+#include "runtime/loader.h"
+#include "runtime/memory_plan.h"
+#include "runtime/safetensors.h"
+
+/// The same on all ranks, but for the threads and their places.
+struct phx_run_settings {
+    const char *model; ///< folder; NULL: the embedded model
+    bool dummy;        ///< made-up weights; only config.json is needed
+    enum phx_device_kind device;
+    enum phx_dtype compute; ///< as in phx_device_options
+    int n_threads;          ///< CPU: of this rank
+    bool crowded;           ///< CPU: as in phx_device_options
+    const int *cpus;        ///< CPU: [n_threads] to pin to, or NULL
+    const char *isa;        ///< CPU: as in phx_device_options
+    bool progress;          ///< rank 0 shows a bar on stderr while a long load goes on
+};
+
+struct phx_run {
+    struct phx_world *world;
+    struct phx_run_settings settings;
+    char *directory; ///< of the model
+    struct phx_config *config;
+    struct phx_shard_plan *plan;
+    struct phx_checkpoint *checkpoint; ///< NULL: dummy weights
+    struct phx_device *device;
+    struct phx_stream *stream;
+    struct phx_comm *comm;
+    struct phx_weights *weights;
+    struct phx_engine *engine;
+    struct phx_memory_plan memory;
+    struct phx_load_report load;
+};
+
+/// Collective. Find the model, read its config, make the plan, map its files. Refusals (a world
+/// size that the heads do not allow, a broken file) come before any device is touched. The
+/// settings' pointers and the world outlive the run. On failure *out is NULL and all ranks have
+/// failed together.
+enum phx_status phx_run_open(struct phx_world *world, const struct phx_run_settings *settings,
+                             struct phx_run **out);
+
+/// What a verb will ask of the engine.
+struct phx_run_needs {
+    int32_t max_seqs;     ///< requests at the same time
+    int32_t max_rows;     ///< tokens in a step; raised to max_seqs if it is less
+    bool all_logits;      ///< outputs for every row, not one a sequence
+    int32_t max_length;   ///< context; at most what the model allows
+    int64_t total_tokens; ///< cache for so many; 0: for max_seqs of max_length
+};
+
+/// Collective. Device, memory, communicator, weights, engine. The needs are rank 0's; others' are
+/// ignored.
+enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *needs);
+
+/// Collective: the orderly end of what phx_run_start made. Then destroy.
+void phx_run_finish(struct phx_run *run);
+/// Frees everything but the world; accepts NULL; never communicates.
+void phx_run_destroy(struct phx_run *run);
+
+#endif

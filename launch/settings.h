@@ -1,0 +1,18 @@
+/// \file settings.h
+/// The command line and the machine -> what a run is made with: device, threads, their places.
+#ifndef PHX_LAUNCH_SETTINGS_H
+#define PHX_LAUNCH_SETTINGS_H
+
+#include "kernels/base/status.h"
+#include "launch/options.h"
+#include "launch/placement.h"
+#include "launch/run.h"
+#include "parallel/world.h"
+
+/// Collective. Refuses a -tp that is not the world's size, a device that is not there, threads that
+/// mpirun's binding does not allow; rank 0 warns of a placement that will be slow. `placement` owns
+/// what the settings' `cpus` points to; the options outlive both.
+enum phx_status phx_settings_make(struct phx_world *world, const struct phx_options *options,
+                                  struct phx_placement **placement, struct phx_run_settings *out);
+
+#endif

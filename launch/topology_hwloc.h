@@ -1,0 +1,30 @@
+/// \file topology_hwloc.h
+/// The machine as a flat table. The only pair of files that knows hwloc; the table itself is plain
+/// data, so that tests make machines by hand.
+#ifndef PHX_LAUNCH_TOPOLOGY_HWLOC_H
+#define PHX_LAUNCH_TOPOLOGY_HWLOC_H
+
+#include <stdbool.h>
+
+#include "kernels/base/status.h"
+
+/// A processor as the operating system counts them: a hardware thread of a core.
+struct phx_processor {
+    int number; ///< of the operating system
+    int core;   ///< 0, 1, ...: processors of one core have the same
+    int numa;   ///< NUMA node
+    bool bound; ///< the calling thread may run here: not excluded by a binding (mpirun's, taskset)
+};
+
+struct phx_topology {
+    int n_processors;
+    struct phx_processor *processors; ///< those that the cgroup allows; of a NUMA node and of a
+                                      ///< core side by side; core never decreases
+    double cpu_quota;                 ///< processors' worth of time that the cgroup allows; 0: all
+};
+
+/// PHX_UNSUPPORTED if the machine cannot be read.
+enum phx_status phx_topology_create(struct phx_topology **out);
+void phx_topology_destroy(struct phx_topology *topology);
+
+#endif

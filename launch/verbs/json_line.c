@@ -1,0 +1,23 @@
+#include "launch/verbs/json_line.h"
+
+#include <stdlib.h>
+
+#include "kernels/base/check.h"
+
+enum phx_status phx_json_line(json_t *object, FILE *file)
+{
+    char *line = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    json_decref(object);
+    if (line == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "cannot write the result as JSON");
+    int written = fprintf(file, "%s\n", line);
+    free(line);
+    if (written < 0 || fflush(file) != 0) return phx_fail(PHX_IO, "cannot write the result");
+    return PHX_OK;
+}
+
+json_t *phx_json_ids(const int32_t *ids, size_t n)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < n; i++) json_array_append_new(array, json_integer(ids[i]));
+    return array;
+}

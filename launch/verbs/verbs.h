@@ -1,0 +1,17 @@
+/// \file verbs.h
+/// One function a verb, in a file of its own. All are collective: every rank of the world calls the
+/// same one. They return the status that ends the program; results go to stdout, everything else to
+/// stderr.
+#ifndef PHX_LAUNCH_VERBS_VERBS_H
+#define PHX_LAUNCH_VERBS_VERBS_H
+
+#include "kernels/base/status.h"
+#include "launch/options.h"
+#include "launch/run.h"
+#include "parallel/world.h"
+
+enum phx_status phx_verb_generate(struct phx_world *world, const struct phx_options *options);
+enum phx_status phx_verb_perplexity(struct phx_world *world, const struct phx_options *options);
+enum phx_status phx_verb_tokenize(struct phx_world *world, const struct phx_options *options);
+
+#endif

@@ -1,0 +1,142 @@
+#include "parallel/comm.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+#include "kernels/base/check.h"
+#include "kernels/ops.h"
+#include "parallel/comm_impl.h"
+
+enum phx_status phx_comm_create(struct phx_world *world, struct phx_device *device,
+                                const struct phx_comm_options *options, struct phx_comm **out)
+{
+    static const struct phx_comm_ops *const kinds[] = {
+        [PHX_COMM_SOLO] = &phx_comm_solo,
+        [PHX_COMM_HOST] = &phx_comm_host,
+        [PHX_COMM_NCCL] = &phx_comm_nccl,
+    };
+    PHX_ASSERT((size_t)options->kind < sizeof kinds / sizeof kinds[0]);
+    PHX_ASSERT(options->kind != PHX_COMM_SOLO || world->size == 1);
+    return kinds[options->kind]->create(world, device, options, out);
+}
+
+enum phx_status phx_comm_buffer(struct phx_comm *comm, size_t bytes, struct phx_buffer **out)
+{
+    PHX_ASSERT(bytes > 0);
+    size_t n = (size_t)comm->n_buffers + 1;
+    struct phx_buffer **buffers = realloc(comm->buffers, n * sizeof(struct phx_buffer *));
+    PHX_ASSERT(buffers != NULL);
+    comm->buffers = buffers;
+    PHX_TRY(comm->ops->buffer(comm, bytes, out));
+    comm->buffers[comm->n_buffers++] = *out;
+    return PHX_OK;
+}
+
+static bool is_float(struct phx_tensor tensor)
+{
+    return phx_dtype_traits(tensor.dtype)->is_float;
+}
+
+static bool has_no_gaps(struct phx_tensor tensor)
+{
+    return tensor.stride == tensor.cols || tensor.rows <= 1;
+}
+
+static size_t bytes_of(struct phx_tensor tensor)
+{
+    return phx_dtype_bytes(tensor.dtype, tensor.rows * tensor.cols);
+}
+
+static double start_s(const struct phx_comm *comm)
+{
+    struct timespec now = {0};
+    if (comm->ops->blocking) clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void count_reduce(struct phx_comm *comm, struct phx_tensor x, double since_s)
+{
+    comm->counters.n_reduces++;
+    comm->counters.reduce_bytes += (int64_t)bytes_of(x);
+    comm->counters.seconds += start_s(comm) - since_s;
+}
+
+enum phx_status phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *stream,
+                                    struct phx_tensor x)
+{
+    PHX_ASSERT(phx_stream_device(stream) == comm->device);
+    PHX_ASSERT(phx_tensor_present(x) && is_float(x) && has_no_gaps(x));
+    if (x.rows == 0 || x.cols == 0) return PHX_OK;
+    double since_s = start_s(comm);
+    PHX_TRY(comm->ops->all_reduce(comm, stream, x));
+    count_reduce(comm, x, since_s);
+    return PHX_OK;
+}
+
+enum phx_status phx_comm_sum_then_norm(struct phx_comm *comm, struct phx_stream *stream,
+                                       const struct phx_reduce_norm *args)
+{
+    PHX_TRY(comm->ops->all_reduce(comm, stream, args->partial));
+    return phx_op_add_norm(stream, &(struct phx_add_norm){
+                                       .x = args->partial,
+                                       .residual = args->residual,
+                                       .start = args->start,
+                                       .weight = args->weight,
+                                       .epsilon = args->epsilon,
+                                       .out = args->out,
+                                   });
+}
+
+enum phx_status phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *stream,
+                                     const struct phx_reduce_norm *args)
+{
+    struct phx_tensor partial = args->partial;
+    PHX_ASSERT(phx_stream_device(stream) == comm->device);
+    PHX_ASSERT(phx_tensor_present(partial) && is_float(partial) && has_no_gaps(partial));
+    PHX_ASSERT(args->residual.dtype == PHX_F32 && args->residual.rows == partial.rows &&
+               args->residual.cols == partial.cols);
+    if (partial.rows == 0) return PHX_OK;
+    double since_s = start_s(comm);
+    PHX_TRY(comm->ops->reduce_norm != NULL ? comm->ops->reduce_norm(comm, stream, args)
+                                           : phx_comm_sum_then_norm(comm, stream, args));
+    count_reduce(comm, partial, since_s);
+    return PHX_OK;
+}
+
+enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *stream,
+                                     struct phx_tensor mine, const int64_t *col_begin,
+                                     struct phx_tensor all)
+{
+    int rank = comm->world->rank, size = comm->world->size;
+    PHX_ASSERT(phx_stream_device(stream) == comm->device);
+    PHX_ASSERT(phx_tensor_present(mine) && phx_tensor_present(all));
+    PHX_ASSERT(mine.dtype == all.dtype && mine.rows == all.rows);
+    PHX_ASSERT(col_begin[0] == 0 && col_begin[size] == all.cols);
+    for (int r = 0; r < size; r++) PHX_ASSERT(col_begin[r] <= col_begin[r + 1]);
+    PHX_ASSERT(mine.cols == col_begin[rank + 1] - col_begin[rank]);
+    if (all.rows == 0 || all.cols == 0) return PHX_OK;
+    double since_s = start_s(comm);
+    PHX_TRY(comm->ops->gather_cols(comm, stream, mine, col_begin, all));
+    comm->counters.n_gathers++;
+    comm->counters.gather_bytes += (int64_t)bytes_of(mine);
+    comm->counters.seconds += start_s(comm) - since_s;
+    return PHX_OK;
+}
+
+void phx_comm_counters(const struct phx_comm *comm, struct phx_comm_counters *out)
+{
+    *out = comm->counters;
+}
+
+void phx_comm_finish(struct phx_comm *comm)
+{
+    comm->ops->finish(comm);
+}
+
+void phx_comm_destroy(struct phx_comm *comm)
+{
+    if (comm == NULL) return;
+    for (int b = 0; b < comm->n_buffers; b++) phx_buffer_destroy(comm->buffers[b]);
+    free(comm->buffers);
+    comm->ops->destroy(comm);
+}

@@ -1,0 +1,81 @@
+/// \file comm.h
+/// The device communicator: sums and gathers of tensors over all ranks, in stream order.
+///
+/// Sums are taken in f32 in rank order, so that all ranks hold the same bits. All calls but destroy
+/// are collective: every rank makes the same calls with the same shapes in the same order.
+#ifndef PHX_PARALLEL_COMM_H
+#define PHX_PARALLEL_COMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/device.h"
+#include "kernels/tensor.h"
+#include "parallel/world.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct phx_comm;
+
+enum phx_comm_kind {
+    PHX_COMM_SOLO, ///< one rank: nothing to do
+    PHX_COMM_HOST, ///< through host memory; CPU devices, or any device staged
+    PHX_COMM_NCCL
+};
+
+struct phx_comm_options {
+    enum phx_comm_kind kind;
+    size_t max_reduce_bytes; ///< largest tensor of an all-reduce
+    size_t max_gather_bytes; ///< largest tensor that one rank gives to a gather
+};
+
+/// The world and the device outlive it.
+enum phx_status phx_comm_create(struct phx_world *world, struct phx_device *device,
+                                const struct phx_comm_options *options, struct phx_comm **out);
+
+/// Memory from which all-reduces run fastest, zeroed. The buffer dies with the communicator; memory
+/// that ranks share may last as long as the world.
+enum phx_status phx_comm_buffer(struct phx_comm *comm, size_t bytes, struct phx_buffer **out);
+
+/// x[n][c] = sum over ranks, in place. Any float type; no gaps between rows.
+enum phx_status phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *stream,
+                                    struct phx_tensor x);
+
+/// The sum over ranks of `partial`, then phx_op_add_norm with it: residual (+)= sum, out =
+/// norm(residual). `partial` is undefined afterwards.
+struct phx_reduce_norm {
+    struct phx_tensor partial;  ///< act [N, E]
+    struct phx_tensor residual; ///< f32 [N, E], in and out
+    bool start;                 ///< residual = sum instead of residual += sum
+    struct phx_tensor weight;   ///< f32 [1, E]
+    float epsilon;
+    struct phx_tensor out; ///< act [N, E]
+};
+enum phx_status phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *stream,
+                                     const struct phx_reduce_norm *args);
+
+/// Columns of all ranks side by side in rank order: all[n] = mine_0[n] mine_1[n] ... Ranks may give
+/// different numbers of columns: rank r fills [col_begin[r], col_begin[r + 1]) of `all`. Any type.
+enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *stream,
+                                     struct phx_tensor mine, const int64_t *col_begin,
+                                     struct phx_tensor all);
+
+/// What was communicated since creation.
+struct phx_comm_counters {
+    int64_t n_reduces, n_gathers;
+    int64_t reduce_bytes, gather_bytes; ///< of this rank's tensors
+    double seconds; ///< host time inside the calls; 0 where they are asynchronous
+};
+void phx_comm_counters(const struct phx_comm *comm, struct phx_comm_counters *out);
+
+/// Collective: an orderly end.
+void phx_comm_finish(struct phx_comm *comm);
+void phx_comm_destroy(struct phx_comm *comm);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

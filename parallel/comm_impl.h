@@ -1,0 +1,52 @@
+/// \file comm_impl.h
+/// What a communicator implements; only parallel/comm*.c include this.
+#ifndef PHX_PARALLEL_COMM_IMPL_H
+#define PHX_PARALLEL_COMM_IMPL_H
+
+#include "parallel/comm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct phx_comm_ops {
+    const char *name;
+    bool blocking; ///< the work is done when a call returns: its time is counted
+    enum phx_status (*create)(struct phx_world *, struct phx_device *,
+                              const struct phx_comm_options *, struct phx_comm **);
+    /// comm.c destroys the buffers, before the communicator.
+    enum phx_status (*buffer)(struct phx_comm *, size_t, struct phx_buffer **);
+    enum phx_status (*all_reduce)(struct phx_comm *, struct phx_stream *, struct phx_tensor);
+    /// NULL: phx_comm_sum_then_norm().
+    enum phx_status (*reduce_norm)(struct phx_comm *, struct phx_stream *,
+                                   const struct phx_reduce_norm *);
+    enum phx_status (*gather_cols)(struct phx_comm *, struct phx_stream *, struct phx_tensor,
+                                   const int64_t *, struct phx_tensor);
+    void (*finish)(struct phx_comm *);
+    void (*destroy)(struct phx_comm *);
+};
+
+/// The head of every communicator; its create fills what comes before the counters.
+struct phx_comm {
+    const struct phx_comm_ops *ops;
+    struct phx_world *world;
+    struct phx_device *device;
+    struct phx_comm_options options;
+    struct phx_comm_counters counters;
+    struct phx_buffer **buffers; ///< [n_buffers], those of phx_comm_buffer()
+    int n_buffers;
+};
+
+/// The composition that defines reduce_norm: all_reduce, then phx_op_add_norm.
+enum phx_status phx_comm_sum_then_norm(struct phx_comm *comm, struct phx_stream *stream,
+                                       const struct phx_reduce_norm *args);
+
+extern const struct phx_comm_ops phx_comm_solo;
+extern const struct phx_comm_ops phx_comm_host;
+/// Of comm_nccl.c, or of comm_nccl_absent.c, whose create says that this build has none.
+extern const struct phx_comm_ops phx_comm_nccl;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

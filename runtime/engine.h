@@ -1,0 +1,72 @@
+/// \file engine.h
+/// Runs requests: owns the KV cache, the decoder pass, the batch and (on rank 0) the scheduler.
+///
+/// Rank 0 submits requests and steps; the other ranks follow its records until it stops. Every rank
+/// computes the same tokens; rank 0 compares theirs with its own through a running hash in the
+/// records.
+#ifndef PHX_RUNTIME_ENGINE_H
+#define PHX_RUNTIME_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/device.h"
+#include "parallel/comm.h"
+#include "parallel/world.h"
+#include "runtime/forward.h"
+#include "runtime/request.h"
+#include "runtime/scheduler.h"
+
+struct phx_engine;
+
+/// All outlive the engine.
+struct phx_engine_parts {
+    struct phx_world *world;
+    struct phx_device *device;
+    struct phx_stream *stream;
+    struct phx_comm *comm;
+    const struct phx_config *config;
+    const struct phx_shard_plan *plan;
+    const struct phx_weights *weights;
+};
+
+struct phx_engine_options {
+    struct phx_scheduler_limits limits;
+    enum phx_dtype kv_dtype;
+};
+
+/// The same on all ranks; not collective.
+enum phx_status phx_engine_create(const struct phx_engine_parts *parts,
+                                  const struct phx_engine_options *options,
+                                  struct phx_engine **out);
+void phx_engine_destroy(struct phx_engine *engine);
+
+/// Rank 0: as phx_scheduler_submit; a token id outside the vocabulary is PHX_USAGE.
+enum phx_status phx_engine_submit(struct phx_engine *engine, struct phx_request *request);
+/// Rank 0: one step. *out_worked = false if there was nothing to do, and then nothing was
+/// announced. Allocates nothing.
+enum phx_status phx_engine_step(struct phx_engine *engine, bool *out_worked);
+/// Rank 0: tell the others that it is over; their phx_engine_follow returns.
+enum phx_status phx_engine_stop(struct phx_engine *engine);
+/// Other ranks: take part in rank 0's steps until it stops.
+enum phx_status phx_engine_follow(struct phx_engine *engine);
+
+struct phx_engine_counters {
+    int64_t n_steps;
+    int64_t prompt_tokens;    ///< positions read in steps that read some prompt
+    int64_t generated_tokens; ///< drawn or forced
+    int64_t decode_tokens;    ///< of these, in steps in which every sequence only decoded
+    double prompt_seconds;    ///< of steps that read some prompt
+    double decode_seconds;    ///< of the others
+    uint64_t token_hash;      ///< over all tokens drawn; the same on all ranks
+};
+void phx_engine_counters(const struct phx_engine *engine, struct phx_engine_counters *out);
+
+/// Collective: a hash of the bits of the last step's last row of logits, all ranks' parts in order.
+enum phx_status phx_engine_logits_hash(struct phx_engine *engine, uint64_t *out);
+
+/// A layer's cache on this rank, and the page of a position of a running request: for tests and the
+/// audit.
+struct phx_kv_pages phx_engine_kv(const struct phx_engine *engine, int32_t layer);
+
+#endif

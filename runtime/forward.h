@@ -1,0 +1,74 @@
+/// \file forward.h
+/// The decoder pass: the one place where operations and collectives are put in order.
+///
+/// Letters as in kernels/ops.h. Every rank runs the same pass on the same step.
+#ifndef PHX_RUNTIME_FORWARD_H
+#define PHX_RUNTIME_FORWARD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/device.h"
+#include "kernels/ops.h"
+#include "parallel/comm.h"
+#include "parallel/shard_plan.h"
+#include "runtime/config.h"
+#include "runtime/step_record.h"
+#include "runtime/weights.h"
+
+/// A step as the device sees it.
+struct phx_step {
+    struct phx_step_layout layout;
+    struct phx_tensor ids;           ///< i32 [N, 1]; -1 - slot reads last_ids
+    struct phx_tensor last_ids;      ///< i32 [B, 1], in and out
+    struct phx_tensor prompt_slots;  ///< i32 [N, 1] slot whose prompt the row belongs to, or -1
+    struct phx_tensor output_slots;  ///< i32 [N, 1] slot whose output the row belongs to, or -1
+    struct phx_tensor out_rows;      ///< i32 [M, 1] rows whose logits are wanted
+    struct phx_tensor out_slots;     ///< i32 [M, 1] -1: draws nothing
+    struct phx_tensor out_positions; ///< i32 [M, 1] position of the predicted token
+    int32_t n_outputs;               ///< M, may be 0
+    enum phx_draw draw;
+    int32_t n_candidates;
+    bool adjust;
+    bool gather_logits; ///< the logits of the whole vocabulary are wanted
+    struct phx_sampling_table table;
+};
+
+/// Views of the pass's own memory, valid until the next pass.
+struct phx_forward_result {
+    struct phx_tensor ids;          ///< i32 [M, 1]; undefined where out_slots is -1
+    struct phx_tensor logprobs;     ///< f32 [M, 1]
+    struct phx_tensor local_logits; ///< f32 [M, V]
+    struct phx_tensor logits;       ///< f32 [M, whole vocabulary], if gather_logits
+};
+
+struct phx_forward_parts {
+    const struct phx_config *config;
+    const struct phx_shard_plan *plan;
+    const struct phx_weights *weights;
+    const struct phx_kv_pages *kv; ///< [n_layers]
+    struct phx_comm *comm;
+    struct phx_device *device;
+    struct phx_stream *stream; ///< for what is uploaded at creation
+    int32_t max_rows, max_outputs;
+};
+
+struct phx_forward;
+
+/// Device bytes that a pass keeps for its activations, the communicator's buffer apart.
+size_t phx_forward_bytes(const struct phx_config *config, const struct phx_shard_plan *plan,
+                         const struct phx_device *device, int32_t max_rows, int32_t max_outputs);
+/// Bytes of the communicator's buffer: the partial results.
+size_t phx_forward_reduce_bytes(const struct phx_config *config, const struct phx_device *device,
+                                int32_t max_rows);
+
+/// The parts outlive it; the arrays config, plan, weights and kv are read through their pointers.
+enum phx_status phx_forward_create(const struct phx_forward_parts *parts, struct phx_forward **out);
+void phx_forward_destroy(struct phx_forward *forward);
+
+/// Collective. Allocates nothing, waits for nothing.
+enum phx_status phx_forward_run(struct phx_forward *forward, struct phx_stream *stream,
+                                const struct phx_step *step, struct phx_forward_result *out);
+
+#endif

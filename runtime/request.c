@@ -1,0 +1,115 @@
+#include "runtime/request.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/base/check.h"
+
+const char *phx_finish_name(enum phx_finish finish)
+{
+    switch (finish) {
+    case PHX_FINISH_NONE:
+        return "none";
+    case PHX_FINISH_STOP:
+        return "stop";
+    case PHX_FINISH_LENGTH:
+        return "length";
+    case PHX_FINISH_CANCELLED:
+        return "cancelled";
+    }
+    return "unknown";
+}
+
+static enum phx_status check(const struct phx_request_options *o)
+{
+    const struct phx_sampling *s = &o->sampling;
+    if (o->n_prompt < 1) return phx_fail(PHX_USAGE, "the prompt is empty: give at least one token");
+    if (o->max_new < 0)
+        return phx_fail(PHX_USAGE, "%d tokens to generate: must not be negative", o->max_new);
+    if (o->n_forced > o->max_new)
+        return phx_fail(PHX_USAGE, "%d forced tokens but only %d to generate: raise -n to %d",
+                        o->n_forced, o->max_new, o->n_forced);
+    if (!(s->temperature >= 0 && s->temperature < INFINITY))
+        return phx_fail(PHX_USAGE, "temperature %g: must be 0 or more", s->temperature);
+    if (!(s->top_p > 0 && s->top_p <= 1))
+        return phx_fail(PHX_USAGE, "top-p %g: must be above 0 and at most 1", s->top_p);
+    if (!(s->min_p >= 0 && s->min_p <= 1))
+        return phx_fail(PHX_USAGE, "min-p %g: must be between 0 and 1", s->min_p);
+    if (s->top_k < 0) return phx_fail(PHX_USAGE, "top-k %d: must be 0 (off) or more", s->top_k);
+    if (!(s->repeat_penalty > 0 && s->repeat_penalty < INFINITY))
+        return phx_fail(PHX_USAGE, "repeat penalty %g: must be above 0", s->repeat_penalty);
+    if (!isfinite(s->presence_penalty) || !isfinite(s->frequency_penalty))
+        return phx_fail(PHX_USAGE, "presence and frequency penalties must be finite");
+    if (o->n_bias > PHX_MAX_BIAS)
+        return phx_fail(PHX_USAGE, "%d logit biases: at most %d a request", o->n_bias,
+                        PHX_MAX_BIAS);
+    for (int32_t i = 0; i < o->n_bias; i++)
+        if (isnan(o->bias_values[i]))
+            return phx_fail(PHX_USAGE, "the logit bias of token %d is not a number",
+                            o->bias_ids[i]);
+    PHX_ASSERT(o->n_stop_ids <= PHX_MAX_EOS);
+    return PHX_OK;
+}
+
+/* NULL for n = 0; *ok stays true then. */
+static void *copy(const void *from, int32_t n, size_t each, bool *ok)
+{
+    if (n == 0) return NULL;
+    void *to = malloc((size_t)n * each);
+    if (to == NULL)
+        *ok = false;
+    else
+        memcpy(to, from, (size_t)n * each);
+    return to;
+}
+
+enum phx_status phx_request_create(const struct phx_request_options *options,
+                                   struct phx_request **out)
+{
+    PHX_TRY(check(options));
+    struct phx_request *r = calloc(1, sizeof *r);
+    if (r == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a request");
+    r->options = *options;
+    r->options.sampling.n_bias = options->n_bias;
+    if (options->sampling.temperature == 0) {
+        /* The likeliest token is kept by all of these: off, so that no step makes room for them. */
+        r->options.sampling.top_k = 0;
+        r->options.sampling.top_p = 1;
+        r->options.sampling.min_p = 0;
+    }
+    bool ok = true;
+    r->options.forced_ids = copy(options->forced_ids, options->n_forced, sizeof(int32_t), &ok);
+    r->options.bias_ids = copy(options->bias_ids, options->n_bias, sizeof(int32_t), &ok);
+    r->options.bias_values = copy(options->bias_values, options->n_bias, sizeof(float), &ok);
+    size_t capacity = (size_t)options->n_prompt + (size_t)options->max_new;
+    r->ids = malloc(capacity * sizeof *r->ids);
+    if (!ok || r->ids == NULL) {
+        phx_request_destroy(r);
+        return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a request of %zu tokens", capacity);
+    }
+    memcpy(r->ids, options->prompt_ids, (size_t)options->n_prompt * sizeof *r->ids);
+    r->options.prompt_ids = r->ids;
+    r->n_ids = options->n_prompt;
+    r->slot = -1;
+    *out = r;
+    return PHX_OK;
+}
+
+void phx_request_destroy(struct phx_request *request)
+{
+    if (request == NULL) return;
+    free((void *)request->options.forced_ids);
+    free((void *)request->options.bias_ids);
+    free((void *)request->options.bias_values);
+    free(request->ids);
+    free(request);
+}
+
+void phx_request_cancel(struct phx_request *request, enum phx_finish finish)
+{
+    PHX_ASSERT(finish != PHX_FINISH_NONE);
+    if (request->finish != PHX_FINISH_NONE) return;
+    request->cancelled = true;
+    request->ending = finish;
+}

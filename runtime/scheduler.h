@@ -1,0 +1,75 @@
+/// \file scheduler.h
+/// Which request advances, and by how much, in the next step. Pure: no device, no rank; rank 0 owns
+/// it.
+///
+/// Order: running requests that only decode, oldest first; then running ones that still read their
+/// prompt; then waiting ones, first come first served. When pages run out the youngest running
+/// request gives its pages back and waits at the head of the queue; what it had is computed again
+/// later.
+#ifndef PHX_RUNTIME_SCHEDULER_H
+#define PHX_RUNTIME_SCHEDULER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/base/status.h"
+#include "runtime/kv_cache.h"
+#include "runtime/request.h"
+
+struct phx_scheduler_limits {
+    int32_t max_seqs;    ///< slots: requests that run at the same time
+    int32_t max_rows;    ///< tokens in a step, at least max_seqs
+    int32_t max_outputs; ///< rows with logits in a step, at least max_seqs
+    int32_t max_length;  ///< tokens of one request: the context
+    int32_t n_pages;     ///< of the KV cache
+};
+
+/// A request's part in a step: its positions [n_computed, n_computed + n_rows).
+struct phx_scheduled {
+    struct phx_request *request;
+    int32_t n_rows;
+    int32_t n_outputs;   ///< rows with logits: the last n_outputs ones
+    bool samples;        ///< the last row draws a token
+    bool joins;          ///< it got its slot for this step
+    int32_t first_block; ///< the slot's blocks from this one on were appended for this step
+};
+
+struct phx_schedule {
+    struct phx_scheduled *entries;
+    int32_t n;
+    int32_t n_rows, n_outputs; ///< sums over the entries
+};
+
+struct phx_scheduler;
+
+enum phx_status phx_scheduler_create(const struct phx_scheduler_limits *limits,
+                                     struct phx_scheduler **out);
+/// Requests that are still in it are not touched: they are the submitter's.
+void phx_scheduler_destroy(struct phx_scheduler *scheduler);
+
+/// Queue a request. It belongs to the submitter, who keeps it until its finish is not NONE. Refused
+/// with a sentence, at once, if it can never run: longer than the context, more pages than there
+/// are (PHX_USAGE).
+enum phx_status phx_scheduler_submit(struct phx_scheduler *scheduler, struct phx_request *request);
+
+/// The next step, valid until the next call; n = 0 if there is nothing to do. Allocates nothing.
+const struct phx_schedule *phx_scheduler_next(struct phx_scheduler *scheduler);
+
+/// What the step came to, row after row of its outputs. `logits` is NULL, or rows of `vocab`.
+struct phx_step_results {
+    const int32_t *ids;
+    const float *logprobs;
+    const float *logits;
+    int64_t vocab;
+};
+/// Record it: requests advance, on_output is called, finished requests leave.
+void phx_scheduler_complete(struct phx_scheduler *scheduler, const struct phx_schedule *schedule,
+                            const struct phx_step_results *results);
+
+const struct phx_kv_cache *phx_scheduler_cache(const struct phx_scheduler *scheduler);
+int32_t phx_scheduler_running(const struct phx_scheduler *scheduler);
+int32_t phx_scheduler_waiting(const struct phx_scheduler *scheduler);
+/// How often a request had to give its pages back.
+int64_t phx_scheduler_preemptions(const struct phx_scheduler *scheduler);
+
+#endif

@@ -1,0 +1,61 @@
+/// \file tokenizer.h
+/// Text to ids and back, as the `tokenizers` library does it for a tokenizer.json.
+///
+/// A tokenizer is immutable after creation; encode and decode may be called from several threads at
+/// once.
+#ifndef PHX_RUNTIME_TOKENIZER_TOKENIZER_H
+#define PHX_RUNTIME_TOKENIZER_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/base/status.h"
+
+struct phx_tokenizer;
+
+/// From the text of a tokenizer.json; `name` is what errors call the file. A component that is not
+/// known is named in the error (PHX_UNSUPPORTED); a file that contradicts itself is PHX_BAD_DATA.
+enum phx_status phx_tokenizer_parse(const char *name, const char *json, size_t json_bytes,
+                                    struct phx_tokenizer **out);
+/// DIR/tokenizer.json.
+enum phx_status phx_tokenizer_load(const char *directory, struct phx_tokenizer **out);
+void phx_tokenizer_destroy(struct phx_tokenizer *tokenizer);
+
+/// One more than the largest id.
+int32_t phx_tokenizer_size(const struct phx_tokenizer *tokenizer);
+/// The id of a token's exact text, special and added tokens included; -1 if there is none.
+int32_t phx_tokenizer_id(const struct phx_tokenizer *tokenizer, const char *text);
+bool phx_tokenizer_is_special(const struct phx_tokenizer *tokenizer, int32_t id);
+
+/// Ids of `text`, which must be valid UTF-8 (PHX_USAGE with the offset otherwise). With
+/// `add_special` the post-processor's tokens (BOS, ...) are added. Special tokens written out in
+/// the text are recognised. *out_ids is malloc'd, the caller frees it; NULL-safe for zero ids.
+enum phx_status phx_tokenizer_encode(const struct phx_tokenizer *tokenizer, const char *text,
+                                     size_t text_bytes, bool add_special, int32_t **out_ids,
+                                     size_t *out_n);
+
+/// The text of ids, malloc'd and zero-terminated (it may hold zero bytes: *out_bytes counts). Ids
+/// out of range are PHX_USAGE. Byte sequences that are not UTF-8 become U+FFFD as the library does
+/// it.
+enum phx_status phx_tokenizer_decode(const struct phx_tokenizer *tokenizer, const int32_t *ids,
+                                     size_t n, bool skip_special, char **out_text,
+                                     size_t *out_bytes);
+
+/// Decodes one continuation id by id and hands out text that will not change any more: never half a
+/// character. The concatenation of all pieces and the flush equals what decode gives for the whole
+/// sequence minus what it gives for the prefix.
+struct phx_text_stream;
+/// `prefix_ids` (copied; may be none) come before the continuation and are not handed out.
+enum phx_status phx_text_stream_create(const struct phx_tokenizer *tokenizer,
+                                       const int32_t *prefix_ids, size_t n_prefix,
+                                       bool skip_special, struct phx_text_stream **out);
+/// *out_text is valid until the next call; it may be empty.
+enum phx_status phx_text_stream_push(struct phx_text_stream *stream, int32_t id,
+                                     const char **out_text, size_t *out_bytes);
+/// What is still held back (an incomplete character becomes U+FFFD).
+enum phx_status phx_text_stream_flush(struct phx_text_stream *stream, const char **out_text,
+                                      size_t *out_bytes);
+void phx_text_stream_destroy(struct phx_text_stream *stream);
+
+#endif

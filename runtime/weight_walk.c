@@ -1,0 +1,100 @@
+#include "runtime/weight_walk.h"
+
+#include "kernels/base/check.h"
+
+enum { VECTOR_ALIGNMENT_BYTES = 256 }; /* as of a buffer of its own */
+
+struct phx_weight_walk phx_weight_walk_start(const struct phx_config *config,
+                                             const struct phx_shard_plan *plan,
+                                             const struct phx_checkpoint *checkpoint)
+{
+    struct phx_weight_walk walk = {.config = config, .plan = plan, .checkpoint = checkpoint};
+    walk.rows = phx_weight_rows(config, &walk.n_rows);
+    while (!walk.rows[walk.first_of_layer].per_layer) walk.first_of_layer++;
+    return walk;
+}
+
+bool phx_file_tensor_is_float(const struct phx_file_tensor *tensor)
+{
+    return tensor->dtype >= 0 && phx_dtype_traits((enum phx_dtype)tensor->dtype)->is_float;
+}
+
+static struct phx_weight_part part_of(const struct phx_weight_walk *walk,
+                                      const struct phx_weight_row *row, int32_t layer)
+{
+    const struct phx_shard_plan *plan = walk->plan;
+    int rank = phx_shard_plan_rank(plan);
+    struct phx_weight_part part = {
+        .row = row,
+        .full_rows = phx_shard_plan_full(plan, layer, row->row_dim),
+        .full_cols = phx_shard_plan_full(plan, layer, row->col_dim),
+        .rows = phx_shard_plan_interval(plan, rank, layer, row->row_dim),
+        .cols = phx_shard_plan_interval(plan, rank, layer, row->col_dim),
+    };
+    if (walk->checkpoint) {
+        char name[PHX_WEIGHT_NAME_BYTES];
+        phx_weight_row_name(row, layer, name);
+        part.tensor = phx_checkpoint_find(walk->checkpoint, name);
+    }
+    return part;
+}
+
+/* Adds the part and widens the place's shape by it. */
+static void add_part(struct phx_weight_place *place, const struct phx_weight_part *part,
+                     enum phx_dtype config_dtype)
+{
+    struct phx_weight_shape *shape = &place->shape;
+    const struct phx_file_tensor *tensor = part->tensor;
+    enum phx_dtype dtype = config_dtype;
+    if (tensor && phx_file_tensor_is_float(tensor)) dtype = (enum phx_dtype)tensor->dtype;
+    bool same = place->n_parts == 0 || dtype == shape->dtype;
+    shape->dtype = place->is_vector || !same ? PHX_F32 : dtype;
+
+    int64_t rows = phx_interval_length(part->rows), cols = phx_interval_length(part->cols);
+    if (place->is_vector) {
+        shape->rows = 1;
+        shape->cols += cols;
+    } else {
+        shape->rows += rows;
+        shape->cols = cols;
+    }
+    PHX_ASSERT(place->n_parts < PHX_MAX_PARTS);
+    place->parts[place->n_parts++] = *part;
+}
+
+/* Step over the next row; the last one of a layer is followed by the first of the next layer. */
+static void advance(struct phx_weight_walk *walk)
+{
+    bool per_layer = walk->rows[walk->next].per_layer;
+    walk->next++;
+    bool ends = per_layer && (walk->next == walk->n_rows || !walk->rows[walk->next].per_layer);
+    if (ends && ++walk->layer < walk->config->n_layers) walk->next = walk->first_of_layer;
+}
+
+bool phx_weight_walk_next(struct phx_weight_walk *walk, struct phx_weight_place *out)
+{
+    while (walk->next < walk->n_rows &&
+           !phx_weight_row_wanted(&walk->rows[walk->next], walk->config))
+        advance(walk);
+    if (walk->next == walk->n_rows) return false;
+
+    const struct phx_weight_row *first = &walk->rows[walk->next];
+    *out = (struct phx_weight_place){
+        .slot = first->slot,
+        .layer = first->per_layer ? walk->layer : 0,
+        .is_vector = first->row_dim == PHX_DIM_ONE,
+        .absent = first->first_rank_only && phx_shard_plan_rank(walk->plan) != 0,
+        .vector_offset = walk->vector_bytes,
+    };
+    do {
+        struct phx_weight_part part = part_of(walk, &walk->rows[walk->next], out->layer);
+        add_part(out, &part, walk->config->dtype);
+        advance(walk);
+    } while (walk->next < walk->n_rows && walk->rows[walk->next].slot == out->slot);
+    if (out->is_vector && !out->absent) {
+        size_t bytes = phx_dtype_bytes(PHX_F32, out->shape.cols);
+        walk->vector_bytes +=
+            (bytes + VECTOR_ALIGNMENT_BYTES - 1) / VECTOR_ALIGNMENT_BYTES * VECTOR_ALIGNMENT_BYTES;
+    }
+    return true;
+}

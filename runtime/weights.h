@@ -1,0 +1,80 @@
+/// \file weights.h
+/// The catalogue: which weights a decoder has, what they are called in a checkpoint, and how each
+/// spans the named dimensions of the plan. A new family is new rows.
+#ifndef PHX_RUNTIME_WEIGHTS_H
+#define PHX_RUNTIME_WEIGHTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/tensor.h"
+#include "kernels/weight.h"
+#include "parallel/shard_plan.h"
+#include "runtime/config.h"
+
+/// Where the decoder finds a weight. Matrices first, then vectors (f32 tensors of one row).
+enum phx_slot {
+    PHX_SLOT_EMBED,   ///< [V, E]
+    PHX_SLOT_LM_HEAD, ///< [V, E]; the same weight as EMBED when tied
+    PHX_SLOT_QKV,     ///< [(Hq + 2 Hk) D, E]: q above k above v
+    PHX_SLOT_O,       ///< [E, Hq D]
+    PHX_SLOT_GATE_UP, ///< [2 F, E]: gate above up
+    PHX_SLOT_DOWN,    ///< [E, F]
+    PHX_SLOT_MATRIX_COUNT,
+    PHX_SLOT_ATTN_NORM = PHX_SLOT_MATRIX_COUNT, ///< [1, E]
+    PHX_SLOT_QKV_BIAS,                          ///< [1, (Hq + 2 Hk) D]
+    PHX_SLOT_Q_NORM,                            ///< [1, D]
+    PHX_SLOT_K_NORM,                            ///< [1, D]
+    PHX_SLOT_O_BIAS,       ///< [1, E]; rank 0 only: added once, not once per rank
+    PHX_SLOT_FFN_NORM,     ///< [1, E]
+    PHX_SLOT_GATE_UP_BIAS, ///< [1, 2 F]
+    PHX_SLOT_DOWN_BIAS,    ///< [1, E]; rank 0 only
+    PHX_SLOT_FINAL_NORM,   ///< [1, E]
+    PHX_SLOT_COUNT
+};
+
+/// One tensor of a checkpoint and its place. Its rows go below the rows of the earlier rows of the
+/// same slot.
+struct phx_weight_row {
+    const char *name; ///< "model.layers.%d.self_attn.q_proj.weight"; %d is the layer
+    enum phx_slot slot;
+    enum phx_dim row_dim; ///< output dimension; PHX_DIM_ONE for vectors
+    enum phx_dim col_dim; ///< input dimension; for vectors their only one
+    bool per_layer;
+    bool first_rank_only;
+    bool (*wanted)(const struct phx_config *config); ///< NULL: always
+};
+
+/// The rows of `config`'s family, in the order of a decoder; the rows of one slot, and those of a
+/// layer, stand together.
+const struct phx_weight_row *phx_weight_rows(const struct phx_config *config, size_t *out_n);
+
+bool phx_weight_row_wanted(const struct phx_weight_row *row, const struct phx_config *config);
+
+enum { PHX_WEIGHT_NAME_BYTES = 96 };
+/// The name in a checkpoint. `layer` is ignored by rows that are not per layer.
+void phx_weight_row_name(const struct phx_weight_row *row, int32_t layer,
+                         char name[PHX_WEIGHT_NAME_BYTES]);
+
+/// How the row's tensor is made without a checkpoint: a matrix with variance 1 / full_cols, the
+/// embedding uniform in [-1, 1), norms in 1 +- 0.1, biases in +- 0.1. Vectors lie in row 0.
+struct phx_dummy phx_weight_row_dummy(const struct phx_weight_row *row, int32_t layer,
+                                      int64_t full_cols);
+
+struct phx_layer_weights {
+    struct phx_weight *qkv, *o, *gate_up, *down;
+    struct phx_tensor attn_norm, qkv_bias, q_norm, k_norm, o_bias, ffn_norm, gate_up_bias,
+        down_bias;
+};
+
+/// A rank's weights on its device. Absent ones are NULL / absent views.
+struct phx_weights {
+    struct phx_weight *embed, *lm_head; ///< the same pointer when tied
+    struct phx_tensor final_norm;
+    int32_t n_layers;
+    struct phx_layer_weights *layers; ///< [n_layers]
+    struct phx_buffer *vectors;       ///< all vectors, one buffer
+};
+
+#endif

@@ -1,0 +1,510 @@
+/// The command line: what good ones become, the sentence for each bad one, help, and no crash on
+/// noise.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "launch/options.h"
+#include "launch/options_table.h"
+#include "tests/support/check.h"
+
+enum { MAX_ARGS = 32 };
+
+/// "generate|-p|a b" into argv.
+struct command_line {
+    char text[512];
+    char *argv[MAX_ARGS];
+    int argc;
+};
+
+static void split(const char *line, struct command_line *out)
+{
+    assert_true(strlen(line) < sizeof out->text);
+    strcpy(out->text, line);
+    out->argv[0] = "phalanx";
+    out->argc = 1;
+    for (char *rest = out->text; rest;) {
+        assert_true(out->argc < MAX_ARGS - 1);
+        out->argv[out->argc++] = strsep(&rest, "|");
+    }
+    out->argv[out->argc] = NULL;
+}
+
+static char *no_environment(const char *name)
+{
+    (void)name;
+    return NULL;
+}
+
+/// Never destroyed while its options are in use: they point into it.
+static struct command_line last_line;
+
+static struct phx_options *parse(const char *line)
+{
+    struct phx_options *options = NULL;
+    split(line, &last_line);
+    if (phx_options_create(last_line.argc, last_line.argv, no_environment, &options) != PHX_OK) {
+        fail_msg("%s: %s", line, phx_fail_sentence());
+    }
+    return options;
+}
+
+static void test_defaults(void **state)
+{
+    (void)state;
+    struct phx_options *o = parse("generate");
+    assert_int_equal(o->verb, PHX_VERB_GENERATE);
+    assert_null(o->model);
+    assert_int_equal(o->load_format, PHX_LOAD_AUTO);
+    assert_int_equal(o->compute, PHX_COMPUTE_AUTO);
+    assert_int_equal(o->device, PHX_CHOOSE_AUTO);
+    assert_int_equal(o->n_predict, 128);
+    assert_int_equal(o->seed, -1);
+    assert_true(o->temperature == 0.8 && o->top_p == 0.95 && o->min_p == 0.05);
+    assert_true(o->repeat_penalty == 1 && o->presence_penalty == 0 && o->frequency_penalty == 0);
+    assert_int_equal(o->top_k, 40);
+    assert_int_equal(o->logprobs, -1);
+    assert_int_equal(o->threads, 0);
+    assert_int_equal(o->tensor_parallel_size, 0);
+    assert_int_equal(o->max_seqs, 8);
+    assert_int_equal(o->max_batched_tokens, 512);
+    assert_int_equal(o->given, 0);
+    assert_false(phx_options_given(o, "--temp"));
+    phx_options_destroy(o);
+    phx_options_destroy(NULL);
+}
+
+static void test_every_option_of_generate(void **state)
+{
+    (void)state;
+    struct phx_options *o =
+        parse("generate|-m|some/dir|--load-format=dummy|--dtype|bfloat16|--ctx-size|300|-p|one|"
+              "--prompt=two=2|-n|-1|--ignore-eos|--stop|a|--stop=b");
+    assert_string_equal(o->model, "some/dir");
+    assert_int_equal(o->load_format, PHX_LOAD_DUMMY);
+    assert_int_equal(o->compute, PHX_COMPUTE_BFLOAT16);
+    assert_int_equal(o->context, 300);
+    assert_int_equal(o->prompts.n, 2);
+    assert_string_equal(o->prompts.items[0], "one");
+    assert_string_equal(o->prompts.items[1], "two=2");
+    assert_int_equal(o->n_predict, -1);
+    assert_true(o->ignore_eos);
+    assert_int_equal(o->stop.n, 2);
+    assert_string_equal(o->stop.items[1], "b");
+    assert_true(phx_options_given(o, "--n-predict") && phx_options_given(o, "-n"));
+    assert_true(phx_options_given(o, "--max-model-len"));
+    assert_false(phx_options_given(o, "--temp"));
+    phx_options_destroy(o);
+
+    o = parse("generate|-s|9223372036854775807|--temp|0|--top-k|0|--top-p|1|--min-p|0|"
+              "--repeat-penalty|1.1|--presence-penalty|-2|--frequency-penalty|2e-1|"
+              "-l|29+1.5|--logit-bias|0-2|-l|7-inf");
+    assert_true(o->seed == INT64_MAX);
+    assert_true(o->temperature == 0 && o->top_p == 1 && o->min_p == 0);
+    assert_true(o->repeat_penalty == 1.1 && o->presence_penalty == -2);
+    assert_true(o->frequency_penalty == 0.2);
+    assert_int_equal(o->top_k, 0);
+    assert_int_equal(o->logit_bias.n, 3);
+    assert_int_equal(o->logit_bias.items[0].id, 29);
+    assert_true(o->logit_bias.items[0].value == 1.5f && o->logit_bias.items[1].value == -2.0f);
+    assert_true(isinf(o->logit_bias.items[2].value) && o->logit_bias.items[2].value < 0);
+    phx_options_destroy(o);
+
+    o = parse("generate|--prompt-ids|1,2,2147483647|--force-ids=0|--no-bos|--json|--logprobs|20|"
+              "--logits-out|x.safetensors|-v|--device|cpu|-t|3|-tp|2|--max-num-seqs|1|"
+              "--max-num-batched-tokens|64");
+    assert_int_equal(o->prompt_ids.n, 3);
+    assert_int_equal(o->prompt_ids.items[2], INT32_MAX);
+    assert_int_equal(o->force_ids.n, 1);
+    assert_int_equal(o->force_ids.items[0], 0);
+    assert_true(o->no_bos && o->json && o->verbose);
+    assert_int_equal(o->logprobs, 20);
+    assert_string_equal(o->logits_out, "x.safetensors");
+    assert_int_equal(o->device, PHX_CHOOSE_CPU);
+    assert_int_equal(o->threads, 3);
+    assert_int_equal(o->tensor_parallel_size, 2);
+    assert_int_equal(o->max_seqs, 1);
+    assert_int_equal(o->max_batched_tokens, 64);
+    phx_options_destroy(o);
+}
+
+static void test_values_that_look_like_something_else(void **state)
+{
+    (void)state;
+    struct phx_options *o = parse("generate|-p|-dash|-p=--temp|-p| |-n|1|-n|2|--json|--json=no");
+    assert_int_equal(o->prompts.n, 3);
+    assert_string_equal(o->prompts.items[0], "-dash");
+    assert_string_equal(o->prompts.items[1], "--temp");
+    assert_string_equal(o->prompts.items[2], " ");
+    assert_int_equal(o->n_predict, 2); /* the last one counts */
+    assert_false(o->json);
+    assert_true(phx_options_given(o, "--json"));
+    phx_options_destroy(o);
+
+    o = parse("generate|--prompt-ids|9,9|--prompt-ids|1");
+    assert_int_equal(o->prompt_ids.n, 1);
+    assert_int_equal(o->prompt_ids.items[0], 1);
+    phx_options_destroy(o);
+}
+
+static void test_other_verbs(void **state)
+{
+    (void)state;
+    struct phx_options *o = parse("perplexity|-f|-|--window|256|--stride|256");
+    assert_int_equal(o->verb, PHX_VERB_PERPLEXITY);
+    assert_string_equal(o->prompt_file, "-");
+    assert_int_equal(o->window, 256);
+    assert_int_equal(o->stride, 256);
+    phx_options_destroy(o);
+
+    o = parse("tokenize|--ids|5,6");
+    assert_int_equal(o->verb, PHX_VERB_TOKENIZE);
+    assert_int_equal(o->ids.n, 2);
+    phx_options_destroy(o);
+}
+
+static void test_help_and_version(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line;
+        enum phx_verb verb, about;
+    } cases[] = {
+        {"--help", PHX_VERB_HELP, PHX_VERB_HELP},
+        {"-h", PHX_VERB_HELP, PHX_VERB_HELP},
+        {"help", PHX_VERB_HELP, PHX_VERB_HELP},
+        {"help|generate", PHX_VERB_HELP, PHX_VERB_GENERATE},
+        {"help|help", PHX_VERB_HELP, PHX_VERB_HELP},
+        {"tokenize|--help", PHX_VERB_HELP, PHX_VERB_TOKENIZE},
+        {"generate|-n|5|-h|--nonsense", PHX_VERB_HELP, PHX_VERB_GENERATE},
+        {"--version", PHX_VERB_VERSION, PHX_VERB_HELP},
+        {"version", PHX_VERB_VERSION, PHX_VERB_HELP},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct phx_options *o = parse(cases[i].line);
+        assert_int_equal(o->verb, cases[i].verb);
+        assert_int_equal(o->help_about, cases[i].about);
+        phx_options_destroy(o);
+    }
+}
+
+static const struct {
+    const char *line, *sentence;
+} bad_lines[] = {
+    {"genrate", "genrate: no such verb, did you mean generate; phalanx help lists them"},
+    {"xyz", "xyz: no such verb; phalanx help lists them"},
+    {"-p|x", "-p: first say what to do, as in: phalanx generate -p"},
+    {"help|genrate", "genrate: no such verb, did you mean generate; phalanx help lists them"},
+    {"generate|--promt|x",
+     "--promt: no such option, did you mean --prompt; phalanx help generate lists them"},
+    {"generate|--ctx=5",
+     "--ctx: no such option, did you mean --ctx-size; phalanx help generate lists them"},
+    {"generate|-q", "-q: no such option; phalanx help generate lists them"},
+    {"generate|--", "--: no such option; phalanx help generate lists them"},
+    {"generate|--window|4", "--window: not an option of generate but of perplexity"},
+    {"generate|--ids=4", "--ids: not an option of generate but of tokenize"},
+    {"tokenize|--temp|1", "--temp: not an option of tokenize but of generate"},
+    {"generate|hello", "hello: not an option of generate; a text is given with -p TEXT"},
+    {"perplexity|a.txt", "a.txt: not an option of perplexity; a text is given with -f FILE"},
+    {"generate|-p", "-p: needs a value, TEXT"},
+    {"generate|-n", "-n: needs a value, N"},
+    {"generate|-p|--temp|1", "-p: needs a value before --temp (if that is the value: -p=--temp)"},
+    {"generate|-m|", "-m: must not be empty"},
+    {"generate|-p|", "-p: must not be empty"},
+    {"generate|--stop=", "--stop: must not be empty"},
+    {"generate|--model=", "--model: must not be empty"},
+    {"generate|-n|many", "-n many: must be a whole number"},
+    {"generate|-n|1.5", "-n 1.5: must be a whole number"},
+    {"generate|-n|", "-n : must be a whole number"},
+    {"generate|-n| 5", "-n  5: must be a whole number"},
+    {"generate|-n|-2", "-n -2: must be -1 or more"},
+    {"generate|-n|2147483648", "-n 2147483648: must be at most 2147483647"},
+    {"generate|-n|99999999999999999999", "-n 99999999999999999999: must be at most 2147483647"},
+    {"generate|-n|-99999999999999999999", "-n -99999999999999999999: must be -1 or more"},
+    {"generate|-s|-2", "-s -2: must be -1 or more"},
+    {"generate|-s|9223372036854775808", "-s 9223372036854775808: must be less than 2^63"},
+    {"generate|--temp|-0.1", "--temp -0.1: must be 0 or more"},
+    {"generate|--temp|hot", "--temp hot: must be a number"},
+    {"generate|--temp|nan", "--temp nan: must be a number"},
+    {"generate|--temp|inf", "--temp inf: must be a number"},
+    {"generate|--temp|1e999", "--temp 1e999: must be a number"},
+    {"generate|--temp|0x1", "--temp 0x1: must be a number"},
+    {"generate|--temp=", "--temp : must be a number"},
+    {"generate|--top-p|1.5", "--top-p 1.5: must be in (0, 1]"},
+    {"generate|--top-p|0", "--top-p 0: must be in (0, 1]"},
+    {"generate|--min-p|-1", "--min-p -1: must be in [0, 1]"},
+    {"generate|--repeat-penalty|0", "--repeat-penalty 0: must be more than 0"},
+    {"generate|--presence-penalty|2.1", "--presence-penalty 2.1: must be in [-2, 2]"},
+    {"generate|--top-k|-1", "--top-k -1: must be 0 or more"},
+    {"generate|--logprobs|21", "--logprobs 21: must be in [-1, 20]"},
+    {"generate|-t|0", "-t 0: must be in [1, 4096]"},
+    {"generate|-tp|0", "-tp 0: must be 1 or more"},
+    {"generate|--dtype|fp8", "--dtype fp8: must be auto, float32 or bfloat16"},
+    {"generate|--json=maybe", "--json maybe: must be yes, on, true or 1, or no, off, false or 0"},
+    {"generate|--prompt-ids|1,,2",
+     "--prompt-ids 1,,2: must be token ids with commas between them, like 1,2,3"},
+    {"generate|--prompt-ids|1,-2",
+     "--prompt-ids 1,-2: must be token ids with commas between them, like 1,2,3"},
+    {"generate|--force-ids=",
+     "--force-ids : must be token ids with commas between them, like 1,2,3"},
+    {"generate|--force-ids|1,2|--force-ids|3,x",
+     "--force-ids 3,x: must be token ids with commas between them, like 1,2,3"},
+    {"generate|-l|29", "-l 29: must be a token id, + or -, and a number or -inf, like 29-1.5"},
+    {"generate|-l|29+inf",
+     "-l 29+inf: must be a token id, + or -, and a number or -inf, like 29-1.5"},
+    {"generate|-l|29+1e39",
+     "-l 29+1e39: must be a token id, + or -, and a number or -inf, like 29-1.5"},
+    {"generate|-l|+1", "-l +1: must be a token id, + or -, and a number or -inf, like 29-1.5"},
+    {"generate|-l|9999999999+1", "-l 9999999999+1: must be at most 2147483647"},
+    {"generate|-l|5+1|-l|5-1", "-l 5-1: must be the only bias of its token"},
+    {"generate|-p|x|-f|y", "--prompt and --file: give the text in one way only"},
+    {"tokenize|-f|y|--ids|1", "--file and --ids: give the text in one way only"},
+    {"generate|-p|x|-p|y|--logits-out|z",
+     "--logits-out: needs a single prompt (-p, -f or --prompt-ids)"},
+    {"generate|--prompts|x|--force-ids|1",
+     "--force-ids: needs a single prompt (-p, -f or --prompt-ids)"},
+    {"perplexity|--window|4|--stride|5", "--stride 5: must be at most the window, 4"},
+    {"generate|--max-num-batched-tokens|4",
+     "--max-num-batched-tokens 4: must be at least --max-num-seqs, 8"},
+};
+
+static void test_bad_lines(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof bad_lines / sizeof bad_lines[0]; i++) {
+        struct phx_options *options = NULL;
+        split(bad_lines[i].line, &last_line);
+        phx_fail_clear();
+        enum phx_status status =
+            phx_options_create(last_line.argc, last_line.argv, no_environment, &options);
+        if (status != PHX_USAGE) fail_msg("%s: status %d", bad_lines[i].line, (int)status);
+        assert_null(options);
+        assert_string_equal(phx_fail_sentence(), bad_lines[i].sentence);
+    }
+    char *bare[] = {"phalanx", NULL};
+    struct phx_options *options = NULL;
+    assert_int_equal(phx_options_create(1, bare, no_environment, &options), PHX_USAGE);
+    assert_string_equal(phx_fail_sentence(), "say what to do; phalanx help lists what there is");
+}
+
+static void test_too_many_biases(void **state)
+{
+    (void)state;
+    enum { N = 1025 };
+    static char texts[N][16];
+    char *argv[2 + 2 * N + 1] = {"phalanx", "generate"};
+    for (int i = 0; i < N; i++) {
+        snprintf(texts[i], sizeof texts[i], "%d+1", i);
+        argv[2 + 2 * i] = "-l";
+        argv[3 + 2 * i] = texts[i];
+    }
+    struct phx_options *options = NULL;
+    assert_int_equal(phx_options_create(2 + 2 * N, argv, no_environment, &options), PHX_USAGE);
+    assert_string_equal(phx_fail_sentence(), "-l: given more than 1024 times");
+    assert_int_equal(phx_options_create(2 * N, argv, no_environment, &options), PHX_OK);
+    assert_int_equal(options->logit_bias.n, N - 1);
+    phx_options_destroy(options);
+}
+
+static char *verbose_variable, *isa_variable;
+
+static char *some_environment(const char *name)
+{
+    if (!strcmp(name, "PHX_VERBOSE")) return verbose_variable;
+    return !strcmp(name, "PHX_CPU_ISA") ? isa_variable : NULL;
+}
+
+static enum phx_status parse_with_environment(const char *line, struct phx_options **out)
+{
+    split(line, &last_line);
+    return phx_options_create(last_line.argc, last_line.argv, some_environment, out);
+}
+
+static void test_environment(void **state)
+{
+    (void)state;
+    static const struct {
+        char *value;
+        bool verbose;
+    } cases[] = {{NULL, false},  {"", false},    {"0", false},     {"no", false},
+                 {"off", false}, {"OFF", false}, {"False", false}, {"1", true},
+                 {"yes", true},  {"on", true},   {"True", true}};
+    struct phx_options *o = NULL;
+    isa_variable = NULL;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        verbose_variable = cases[i].value;
+        assert_int_equal(parse_with_environment("generate", &o), PHX_OK);
+        assert_int_equal(o->verbose, cases[i].verbose);
+        phx_options_destroy(o);
+    }
+    verbose_variable = "1"; /* the command line has the last word */
+    assert_int_equal(parse_with_environment("generate|--verbose=no", &o), PHX_OK);
+    assert_false(o->verbose);
+    phx_options_destroy(o);
+
+    verbose_variable = "perhaps";
+    assert_int_equal(parse_with_environment("generate", &o), PHX_USAGE);
+    assert_string_equal(phx_fail_sentence(), "PHX_VERBOSE perhaps: must be yes, on, true or 1, "
+                                             "or no, off, false or 0");
+    verbose_variable = NULL;
+    isa_variable = "avx2";
+    assert_int_equal(parse_with_environment("perplexity", &o), PHX_OK);
+    assert_string_equal(o->cpu_isa, "avx2");
+    phx_options_destroy(o);
+    assert_int_equal(parse_with_environment("tokenize", &o), PHX_OK);
+    assert_null(o->cpu_isa);
+    phx_options_destroy(o);
+    isa_variable = "sse2";
+    assert_int_equal(parse_with_environment("generate", &o), PHX_USAGE);
+    assert_string_equal(phx_fail_sentence(),
+                        "PHX_CPU_ISA sse2: must be portable, avx2, avx512 or avx512_bf16");
+}
+
+/// Each name leads to its own row, and every row can be parsed and shown.
+static void test_table(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < phx_n_option_rows; i++) {
+        const struct phx_option_row *row = &phx_option_rows[i];
+        assert_true(row->names[0] || row->env);
+        assert_true(row->verbs != 0 && row->help != NULL);
+        assert_true(row->kind == PHX_VALUE_FLAG || row->value || !row->names[0]);
+        for (int j = 0; j < PHX_OPTION_NAMES && row->names[j]; j++) {
+            const char *name = row->names[j];
+            assert_true(name[0] == '-' && !strchr(name, '=') && strlen(name) < 40);
+            assert_ptr_equal(phx_option_find(name, strlen(name)), row);
+        }
+    }
+}
+
+static void test_help_pages(void **state)
+{
+    (void)state;
+    for (enum phx_verb verb = 0; verb < PHX_VERB_COUNT; verb++) {
+        char *page = NULL;
+        size_t bytes = 0;
+        FILE *stream = open_memstream(&page, &bytes);
+        assert_non_null(stream);
+        phx_options_help(stream, verb);
+        fclose(stream);
+        for (char *rest = page, *line; (line = strsep(&rest, "\n")) != NULL;) {
+            if (strlen(line) > 90) fail_msg("help of %s is wide: %s", phx_verb_name(verb), line);
+            size_t n = strlen(line);
+            if (n && line[n - 1] == ' ')
+                fail_msg("help of %s: blank at the end: %s", phx_verb_name(verb), line);
+        }
+        free(page);
+
+        stream = open_memstream(&page, &bytes);
+        phx_options_help(stream, verb);
+        fclose(stream);
+        for (size_t i = 0; i < phx_n_option_rows && phx_verb_rows[verb].usage; i++) {
+            const char *name = phx_option_rows[i].names[0];
+            bool shown = name && phx_option_taken(&phx_option_rows[i], verb);
+            char needle[64];
+            snprintf(needle, sizeof needle, "\n  %s", name ? name : "none");
+            if (shown && !strstr(page, needle)) fail_msg("help lacks %s", name);
+        }
+        free(page);
+    }
+}
+
+static char *const words[] = {
+    "generate",
+    "perplexity",
+    "tokenize",
+    "help",
+    "--help=1",
+    "-p",
+    "--prompt=",
+    "-n",
+    "5",
+    "-5",
+    "--",
+    "-",
+    "",
+    "--temp",
+    "1e308",
+    "--temp=-1",
+    "--top-p=0.5",
+    "-l",
+    "1+1",
+    "1-inf",
+    "1+",
+    "--prompt-ids",
+    "1,2",
+    ",",
+    "1,2,",
+    "--stop",
+    "--json",
+    "--json=off",
+    "--dtype",
+    "auto",
+    "=",
+    "--=",
+    "-=x",
+    "--logit-bias=3-3",
+    "\xff\xfe",
+    "%s%n",
+    "-t",
+    "--threads=2",
+    "--window",
+    "--stride=1",
+    "--ids=1",
+    "-f",
+    "--force-ids=7",
+    "--no-bos",
+    "-v",
+    "-tp",
+    "--a-very-long-option-name-that-nobody-would-ever-type-and-that-fits-no-small-buffer=1",
+};
+enum { N_WORDS = sizeof words / sizeof words[0] };
+
+/// Whatever is typed, it is either understood or answered with a sentence.
+static void test_noise(void **state)
+{
+    (void)state;
+    uint64_t x = 88172645463325252ull;
+    int n_good = 0;
+    for (int round = 0; round < 50000; round++) {
+        char *argv[12] = {"phalanx"};
+        int argc = 1;
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        int n = (int)(x % 10);
+        if (n > 0 && x >> 32 & 7) argv[argc++] = words[(x >> 40) % 3];
+        while (argc < n + 1) {
+            x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+            argv[argc++] = words[x % N_WORDS];
+        }
+        argv[argc] = NULL;
+        struct phx_options *options = NULL;
+        phx_fail_clear();
+        enum phx_status status = phx_options_create(argc, argv, no_environment, &options);
+        if (status == PHX_OK) {
+            n_good++;
+            phx_options_destroy(options);
+        } else {
+            assert_int_equal(status, PHX_USAGE);
+            assert_true(strlen(phx_fail_sentence()) > 10);
+        }
+    }
+    assert_true(n_good > 500); /* the noise reaches past the first check */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_every_option_of_generate),
+        cmocka_unit_test(test_values_that_look_like_something_else),
+        cmocka_unit_test(test_other_verbs),
+        cmocka_unit_test(test_help_and_version),
+        cmocka_unit_test(test_bad_lines),
+        cmocka_unit_test(test_too_many_biases),
+        cmocka_unit_test(test_environment),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_help_pages),
+        cmocka_unit_test(test_noise),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

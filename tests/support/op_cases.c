@@ -1,0 +1,48 @@
+#include "tests/support/op_cases.h"
+
+#include <math.h>
+
+const struct op_table *const op_tables[] = {
+    &op_table_embed,         &op_table_add_norm,          &op_table_linear,
+    &op_table_gate_up,       &op_table_rope_table,        &op_table_rope_append,
+    &op_table_attention,     &op_table_gather_rows,       &op_table_count_tokens,
+    &op_table_adjust_logits, &op_table_sample_candidates, &op_table_sample_pick,
+    &op_table_sample_full,
+};
+const size_t n_op_tables = sizeof op_tables / sizeof *op_tables;
+
+double op_tolerance(enum phx_dtype dtype)
+{
+    switch (dtype) {
+    case PHX_F16:
+        return 2e-3;
+    case PHX_BF16:
+        return 1e-2;
+    default:
+        return 1e-5;
+    }
+}
+
+void op_case_run(struct phx_device *device, const struct op_table *table, size_t index,
+                 double least_tolerance, int n_timed, struct op_result *result)
+{
+    const struct phx_limits limits = {
+        .max_rows = 512,
+        .max_seqs = 64,
+        .max_length = 65536,
+        .max_in = 8192,
+        .max_out = 32768,
+        .max_vocab = 131072,
+        .max_heads = 71,
+        .max_kv_heads = 8,
+        .max_head_dim = 256,
+    };
+    struct phx_device_info info;
+    struct op_case description = {0};
+    struct op_run run;
+    phx_device_info(device, &info);
+    table->describe(index, &info, &description);
+    op_run_open(&run, device, &limits, 0x5eed + index, result);
+    table->run(&run, index, fmax(description.tolerance, least_tolerance), n_timed);
+    op_run_close(&run);
+}
