@@ -97,7 +97,7 @@ static enum phx_status time_request(struct phx_engine *engine, int n_prompt, int
 
 static enum phx_status lead(struct phx_run *run, struct bench *b)
 {
-    double unused, prompt, decode;
+    double unused = 0, prompt = 0, decode = 0;
     PHX_TRY(time_request(run->engine, b->prompt, 2, &prompt, &unused)); /* warm-up */
     for (int i = 0; i < b->repeat; i++) {
         PHX_TRY(time_request(run->engine, b->prompt, 1, &b->prefill_seconds[i], &unused));
