@@ -57,8 +57,8 @@ enum { PHX_WEIGHT_NAME_BYTES = 96 };
 void phx_weight_row_name(const struct phx_weight_row *row, int32_t layer,
                          char name[PHX_WEIGHT_NAME_BYTES]);
 
-/// How the row's tensor is made without a checkpoint: a matrix with variance 1 / full_cols, the
-/// embedding uniform in [-1, 1), norms in 1 +- 0.1, biases in +- 0.1. Vectors lie in row 0.
+/// How the row's tensor is made without a checkpoint: a matrix, the embedding too, with variance
+/// 1 / full_cols, norms in 1 +- 0.1, biases in +- 0.1. Vectors lie in row 0.
 struct phx_dummy phx_weight_row_dummy(const struct phx_weight_row *row, int32_t layer,
                                       int64_t full_cols);
 
