@@ -121,11 +121,9 @@ static enum phx_status run_size(struct bench *bench, size_t bytes, int64_t *out_
 
 static enum phx_status run(struct phx_world *world, size_t largest)
 {
-    struct bench *bench = calloc(1, sizeof *bench);
+    struct bench own = {.world = world}, *bench = &own;
     struct phx_device *device = NULL;
     int64_t n_wrong = 0;
-    PHX_ASSERT(bench != NULL);
-    bench->world = world;
     PHX_TRY(phx_device_create(&(struct phx_device_options){.kind = PHX_DEVICE_CPU, .n_threads = 1},
                               &device));
     PHX_TRY(phx_stream_create(device, &(struct phx_limits){0}, &bench->stream));
@@ -146,7 +144,6 @@ static enum phx_status run(struct phx_world *world, size_t largest)
     phx_comm_destroy(bench->comm);
     phx_stream_destroy(bench->stream);
     phx_device_destroy(device);
-    free(bench);
     return n_wrong == 0 ? PHX_OK : phx_fail(PHX_COMM, "sums came out wrong");
 }
 

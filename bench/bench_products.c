@@ -11,7 +11,7 @@
 #include "kernels/base/check.h"
 #include "kernels/ops.h"
 
-enum { HIDDEN = 2048, FFN = 8192, MANY = 512, MAX_COPIES = 256, SAMPLES = 64 };
+enum { HIDDEN = 2048, FFN = 8192, FEW = 8, MANY = 512, MAX_COPIES = 256, SAMPLES = 64 };
 
 struct options {
     int n_threads;
@@ -44,21 +44,26 @@ struct bench {
     bool first_row;
 };
 
-/* One product with its operands. Enough copies of the weight that none is still in a cache when its
+/* A product with its operands. Enough copies of the weight that none is still in a cache when its
  * turn comes again. */
 struct operands {
     const struct product *product;
-    int64_t n_rows;
     struct phx_weight *weights[MAX_COPIES];
     int n_weights;
     struct phx_buffer *x_buffer, *out_buffer;
-    struct phx_tensor x, out;
-    float *x_host; /* [n_rows][in] */
+    struct phx_tensor x, out; /* the rows to use */
+    float *x_host;            /* [MANY][in] */
 };
 
 static int64_t weight_rows(const struct product *product)
 {
     return product->gated ? 2 * product->out : product->out;
+}
+
+/* Few rows of a prompt have logits. */
+static int64_t most_rows(const struct product *product)
+{
+    return product->out > FFN ? FEW : MANY;
 }
 
 static void close_operands(struct operands *o)
@@ -69,33 +74,47 @@ static void close_operands(struct operands *o)
     free(o->x_host);
 }
 
-static enum phx_status open_operands(struct bench *b, const struct product *product, int64_t n_rows,
+static enum phx_status make_weights(struct bench *b, struct operands *o)
+{
+    struct phx_weight_shape shape = {PHX_BF16, weight_rows(o->product), o->product->in};
+    struct phx_dummy dummy = {phx_dummy_key(o->product->name), 0.0f, 0.05f};
+    struct phx_device_info info;
+    phx_device_info(b->device, &info);
+    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    size_t bytes = phx_weight_bytes(b->device, &shape);
+    size_t wanted = 4 * (cache > 0 ? (size_t)cache : (size_t)64 << 20);
+    if (wanted > info.memory_free_bytes / 2) wanted = info.memory_free_bytes / 2;
+    do {
+        struct phx_weight **weight = &o->weights[o->n_weights];
+        PHX_TRY(phx_weight_create(b->device, &shape, weight));
+        o->n_weights++;
+        PHX_TRY(phx_weight_write_dummy(b->stream, *weight, 0, shape.rows, &dummy, 0, 0));
+    } while ((size_t)o->n_weights * bytes < wanted && o->n_weights < MAX_COPIES);
+    return PHX_OK;
+}
+
+static enum phx_status open_operands(struct bench *b, const struct product *product,
                                      struct operands *o)
 {
-    struct phx_weight_shape shape = {PHX_BF16, weight_rows(product), product->in};
-    size_t weight_bytes = phx_weight_bytes(b->device, &shape);
-    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    size_t wanted = n_rows < MANY ? 2 * (size_t)(cache > 0 ? cache : 64 << 20) : 0;
-    *o = (struct operands){.product = product, .n_rows = n_rows};
-    struct phx_dummy dummy = {phx_dummy_key(product->name), 0.0f, 0.05f};
-    do {
-        PHX_TRY(phx_weight_create(b->device, &shape, &o->weights[o->n_weights]));
-        o->n_weights++;
-        PHX_TRY(phx_weight_write_dummy(b->stream, o->weights[o->n_weights - 1], 0, shape.rows,
-                                       &dummy, 0, 0));
-    } while ((size_t)o->n_weights * weight_bytes < wanted && o->n_weights < MAX_COPIES);
-
-    size_t x_bytes = phx_dtype_bytes(PHX_F32, n_rows * product->in);
-    size_t out_bytes = phx_dtype_bytes(PHX_F32, n_rows * product->out);
+    int64_t rows = most_rows(product);
+    size_t x_bytes = phx_dtype_bytes(PHX_F32, rows * product->in);
+    size_t out_bytes = phx_dtype_bytes(PHX_F32, rows * product->out);
+    *o = (struct operands){.product = product};
+    PHX_TRY(make_weights(b, o));
     PHX_TRY(phx_buffer_create(b->device, x_bytes, &o->x_buffer));
     PHX_TRY(phx_buffer_create(b->device, out_bytes, &o->out_buffer));
-    o->x = phx_tensor_view(o->x_buffer, 0, PHX_F32, n_rows, product->in);
-    o->out = phx_tensor_view(o->out_buffer, 0, PHX_F32, n_rows, product->out);
+    o->x = phx_tensor_view(o->x_buffer, 0, PHX_F32, rows, product->in);
     o->x_host = malloc(x_bytes);
     PHX_ASSERT(o->x_host != NULL);
-    for (int64_t i = 0; i < n_rows * product->in; i++)
+    for (int64_t i = 0; i < rows * product->in; i++)
         o->x_host[i] = phx_dummy_unit(12345u, (uint32_t)i);
     return phx_tensor_upload(b->stream, o->x, o->x_host);
+}
+
+static void use_rows(struct operands *o, int64_t rows)
+{
+    o->x = phx_tensor_view(o->x_buffer, 0, PHX_F32, rows, o->product->in);
+    o->out = phx_tensor_view(o->out_buffer, 0, PHX_F32, rows, o->product->out);
 }
 
 static enum phx_status run_once(struct bench *b, const struct operands *o, int which)
@@ -128,32 +147,42 @@ static double exact(const struct bench *b, const struct operands *o, const float
     return sum;
 }
 
-static bool right(struct bench *b, const struct operands *o)
+/* What output (row, col) should be, from the weight's rows as the device gives them back. */
+static enum phx_status expect(struct bench *b, const struct operands *o, int64_t row, int64_t col,
+                              double *expected, double *size)
 {
     const struct product *p = o->product;
-    float *out = malloc(phx_dtype_bytes(PHX_F32, o->n_rows * p->out));
-    float *w = malloc(phx_dtype_bytes(PHX_F32, p->in));
-    PHX_ASSERT(out != NULL && w != NULL);
-    bool ok = phx_tensor_download(b->stream, o->out, out) == PHX_OK;
-    for (int i = 0; i < SAMPLES && ok; i++) {
-        int64_t row = i * (o->n_rows - 1) / (SAMPLES - 1), col = i * (p->out - 1) / (SAMPLES - 1);
-        double size = 0.0, up_size = 0.0;
-        ok = phx_weight_read(b->stream, o->weights[0], col, 1, w) == PHX_OK;
-        double expected = exact(b, o, w, row, &size);
-        if (ok && p->gated) {
-            ok = phx_weight_read(b->stream, o->weights[0], p->out + col, 1, w) == PHX_OK;
-            expected = expected / (1.0 + exp(-expected)) * exact(b, o, w, row, &up_size);
-            size = (1.0 + size) * (1.0 + up_size);
-        }
-        double got = (double)out[row * p->out + col];
-        if (!ok || fabs(got - expected) <= 1e-6 * size) continue;
+    float w[FFN];
+    double up_size = 0.0;
+    PHX_ASSERT(p->in <= FFN);
+    PHX_TRY(phx_weight_read(b->stream, o->weights[0], col, 1, w));
+    *size = 0.0;
+    *expected = exact(b, o, w, row, size);
+    if (!p->gated) return PHX_OK;
+    PHX_TRY(phx_weight_read(b->stream, o->weights[0], p->out + col, 1, w));
+    *expected = *expected / (1.0 + exp(-*expected)) * exact(b, o, w, row, &up_size);
+    *size = (1.0 + *size) * (1.0 + up_size);
+    return PHX_OK;
+}
+
+/* Compare some outputs of the last product; `right` becomes false where one is wrong. */
+static enum phx_status judge(struct bench *b, const struct operands *o, bool *right)
+{
+    const struct product *p = o->product;
+    for (int i = 0; i < SAMPLES; i++) {
+        int64_t row = i * (o->out.rows - 1) / (SAMPLES - 1), col = i * (p->out - 1) / (SAMPLES - 1);
+        struct phx_tensor output = phx_tensor_cols(phx_tensor_rows(o->out, row, 1), col, 1);
+        double expected, size;
+        float got;
+        PHX_TRY(expect(b, o, row, col, &expected, &size));
+        PHX_TRY(phx_tensor_download(b->stream, output, &got));
+        if (fabs((double)got - expected) <= 1e-6 * size) continue;
         fprintf(stderr, "%s, %ld rows: output [%ld, %ld] is %g instead of %g\n", p->name,
-                (long)o->n_rows, (long)row, (long)col, got, expected);
-        ok = false;
+                (long)o->x.rows, (long)row, (long)col, (double)got, expected);
+        *right = false;
+        return PHX_OK;
     }
-    free(w);
-    free(out);
-    return ok;
+    return PHX_OK;
 }
 
 /* ---- rows ---- */
@@ -162,19 +191,19 @@ static void print_row(struct bench *b, const struct operands *o, double seconds)
 {
     const struct product *p = o->product;
     double values = (double)weight_rows(p) * (double)p->in;
-    double bytes_rate = 2.0 * values / seconds, rate = 2.0 * (double)o->n_rows * values / seconds;
+    double bytes_rate = 2.0 * values / seconds, rate = 2.0 * (double)o->x.rows * values / seconds;
     double of_read = bytes_rate / b->peaks.read, of_f32 = rate / b->peaks.f32;
     if (b->options.json) {
         printf("%s\n    {\"product\": \"%s\", \"rows\": %ld, \"in\": %ld, \"out\": %ld, "
                "\"us\": %.1f, \"gb_per_s\": %.2f, \"of_read\": %.3f, \"gflop_per_s\": %.1f, "
                "\"of_f32\": %.3f",
-               b->first_row ? "" : ",", p->name, (long)o->n_rows, (long)p->in, (long)p->out,
+               b->first_row ? "" : ",", p->name, (long)o->x.rows, (long)p->in, (long)p->out,
                1e6 * seconds, 1e-9 * bytes_rate, of_read, 1e-9 * rate, of_f32);
         if (b->peaks.bf16 > 0) printf(", \"of_bf16\": %.3f", rate / b->peaks.bf16);
         printf("}");
     } else {
         printf("%-8s %4ld x %4ld -> %6ld  %10.1f us  %6.2f GB/s %5.2f  %7.1f GFLOP/s %5.2f",
-               p->name, (long)o->n_rows, (long)p->in, (long)p->out, 1e6 * seconds,
+               p->name, (long)o->x.rows, (long)p->in, (long)p->out, 1e6 * seconds,
                1e-9 * bytes_rate, of_read, 1e-9 * rate, of_f32);
         if (b->peaks.bf16 > 0) printf(" %5.2f", rate / b->peaks.bf16);
         printf("\n");
@@ -183,42 +212,41 @@ static void print_row(struct bench *b, const struct operands *o, double seconds)
     fflush(stdout);
 }
 
-/* Others may use the machine: each run is timed, and the best of some, over about half a second,
- * counts. */
-static enum phx_status measure(struct bench *b, const struct product *product, int64_t n_rows,
-                               bool *all_right)
+/* Others may use the machine: each run is timed, and the best of some, over half a second, counts.
+ */
+static enum phx_status measure(struct bench *b, const struct operands *o, bool *all_right)
 {
-    struct operands o = {0};
-    enum phx_status status;
+    bool right = true;
+    PHX_TRY(run_once(b, o, 0));
+    PHX_TRY(judge(b, o, &right));
+    *all_right &= right;
+    if (!right) return PHX_OK;
     double best = INFINITY, begin = phx_bench_seconds();
-    PHX_TRY_GOTO(open_operands(b, product, n_rows, &o), done);
-    PHX_TRY_GOTO(run_once(b, &o, 0), done);
-    if (!right(b, &o)) {
-        *all_right = false;
-        goto done;
-    }
-    begin = phx_bench_seconds();
     for (int i = 1; i < 5 || phx_bench_seconds() - begin < 0.5; i++) {
         double from = phx_bench_seconds();
-        PHX_TRY_GOTO(run_once(b, &o, i), done);
+        PHX_TRY(run_once(b, o, i));
         double seconds = phx_bench_seconds() - from;
         if (seconds < best) best = seconds;
     }
-    print_row(b, &o, best);
+    print_row(b, o, best);
+    return PHX_OK;
+}
+
+static enum phx_status measure_product(struct bench *b, const struct product *product,
+                                       bool *all_right)
+{
+    static const int64_t n_rows[] = {1, 2, 4, FEW, MANY};
+    struct operands o;
+    enum phx_status status;
+    PHX_TRY_GOTO(open_operands(b, product, &o), done);
+    for (size_t i = 0; i < sizeof n_rows / sizeof *n_rows; i++) {
+        if (n_rows[i] > most_rows(product)) continue;
+        use_rows(&o, n_rows[i]);
+        PHX_TRY_GOTO(measure(b, &o, all_right), done);
+    }
 done:
     close_operands(&o);
     return status;
-}
-
-static enum phx_status measure_all(struct bench *b, bool *all_right)
-{
-    static const int64_t n_rows[] = {1, 2, 4, 8, MANY};
-    for (size_t n = 0; n < sizeof n_rows / sizeof *n_rows; n++)
-        for (size_t p = 0; p < sizeof products / sizeof *products; p++) {
-            if (n_rows[n] == MANY && products[p].out > 2 * FFN) continue; /* few rows have logits */
-            PHX_TRY(measure(b, &products[p], n_rows[n], all_right));
-        }
-    return PHX_OK;
 }
 
 static enum phx_status open_bench(struct bench *b)
@@ -293,7 +321,8 @@ int main(int argc, char **argv)
     enum phx_status status = open_bench(&b);
     if (status == PHX_OK) {
         print_head(&b);
-        status = measure_all(&b, &all_right);
+        for (size_t p = 0; p < sizeof products / sizeof *products && status == PHX_OK; p++)
+            status = measure_product(&b, &products[p], &all_right);
         if (b.options.json) printf("\n]}\n");
     }
     if (status != PHX_OK) fprintf(stderr, "%s\n", phx_fail_sentence());

@@ -97,6 +97,7 @@ static enum phx_status make_device(struct phx_run *run, const struct phx_schedul
 static enum phx_status make_comm(struct phx_run *run)
 {
     struct phx_comm_options options = run->memory.comm;
+    if (run->settings.crowded) run->world->crowded = true; /* its waits sleep, like the pool's */
     options.kind = run->world->size == 1                     ? PHX_COMM_SOLO
                    : run->settings.device == PHX_DEVICE_CUDA ? PHX_COMM_NCCL
                                                              : PHX_COMM_HOST;

@@ -36,8 +36,9 @@ struct phx_comm_options {
 enum phx_status phx_comm_create(struct phx_world *world, struct phx_device *device,
                                 const struct phx_comm_options *options, struct phx_comm **out);
 
-/// Memory from which all-reduces run fastest, zeroed. The buffer dies with the communicator; memory
-/// that ranks share may last as long as the world.
+/// Memory from which all-reduces run fastest, zeroed. A call takes tensors of the same buffer on
+/// all ranks, at whatever offsets, or of no such buffer on any. The buffer dies with the
+/// communicator; memory that ranks share may last as long as the world.
 enum phx_status phx_comm_buffer(struct phx_comm *comm, size_t bytes, struct phx_buffer **out);
 
 /// x[n][c] = sum over ranks, in place. Any float type; no gaps between rows.

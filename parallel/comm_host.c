@@ -1,16 +1,16 @@
 /* Sums and gathers through host memory.
  *
- * Ranks of one node meet in shared memory. Each rank has a signal, which counts the meetings that
- * it came to, and two slots, which it fills in turn. A rank that is at meeting m may fill the slot
- * that it gave to meeting m - 2: everyone else has been at meeting m - 1 and had finished with m
- * - 2. So an exchange costs one meeting.
+ * Ranks of one node meet in shared memory. Each has a signal, which counts the meetings that it
+ * came to, and two slots, which it fills in turn: an exchange. When a slot is filled again,
+ * everyone has come to the exchange in between and so was done with the slot: one meeting an
+ * exchange is enough.
  *
- * A small tensor goes into the slot, and after the meeting everyone sums all slots. A large one is
- * cut into slices: after a first meeting each rank sums its slice of all ranks' tensors and writes
- * it back into all of them, after a second one everyone has the whole sum. Tensors that live in
- * phx_comm_buffer() memory are summed where they are.
+ * A small tensor is exchanged, and everyone sums all slots. A large one is cut into slices: after a
+ * first meeting each rank sums its slice of all ranks' tensors and writes it back into all of them,
+ * after a second one everyone has the whole sum, and nobody touches another's tensor any more.
+ * Tensors in phx_comm_buffer() memory are summed where they are, others pass through the slots.
  *
- * Ranks of several nodes exchange pieces with phx_world_allgather().
+ * Ranks of several nodes exchange pieces with phx_world_allgather() instead.
  *
  * If the device is not the host's, tensors are staged through its copies. */
 #include <stdlib.h>
@@ -95,7 +95,7 @@ static char *own_piece(const struct host_comm *c)
     return slot_of(c, c->base.world->rank);
 }
 
-/* Afterwards parts[r] is the piece of rank r, until the exchange after the next. */
+/* Afterwards parts[r] is the piece of rank r, until the next exchange. */
 static enum phx_status exchange(struct host_comm *c, size_t bytes)
 {
     struct phx_world *world = c->base.world;

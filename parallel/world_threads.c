@@ -17,6 +17,7 @@ struct offer {
     const void *data;
     size_t bytes;
     int root;
+    void *memory; /* what the first rank of a node has allocated for it */
 };
 
 /* Ranks that meet: all, or those of a node. */
@@ -123,7 +124,7 @@ static enum phx_status thread_broadcast(struct phx_world *world, void *data, siz
 {
     struct thread_world *self = of(world);
     struct meeting *everyone = &self->job->everyone;
-    struct offer offer = {CALL_BROADCAST, data, bytes, root};
+    struct offer offer = {.call = CALL_BROADCAST, .data = data, .bytes = bytes, .root = root};
     if (!arrive(self, everyone, offer)) return PHX_PEER;
     if (world->rank != root && bytes > 0) memcpy(data, self->job->offers[root].data, bytes);
     leave(self, everyone);
@@ -135,7 +136,7 @@ static enum phx_status thread_allgather(struct phx_world *world, const void *min
 {
     struct thread_world *self = of(world);
     struct meeting *everyone = &self->job->everyone;
-    struct offer offer = {CALL_ALLGATHER, mine, bytes, 0};
+    struct offer offer = {.call = CALL_ALLGATHER, .data = mine, .bytes = bytes};
     if (!arrive(self, everyone, offer)) return PHX_PEER;
     for (int r = 0; r < world->size && bytes > 0; r++)
         memcpy((char *)all + (size_t)r * bytes, self->job->offers[r].data, bytes);
@@ -149,8 +150,7 @@ static enum phx_status thread_barrier(struct phx_world *world)
     return arrive(of(world), &of(world)->job->everyone, offer) ? PHX_OK : PHX_PEER;
 }
 
-/* The node's first rank allocates; the job owns the memory. Without memory all of the node learn it
- * by a NULL offer. */
+/* NULL if there is no memory. The job owns it. */
 static void *allocate(struct job *job, size_t bytes)
 {
     struct block *block = malloc(sizeof *block);
@@ -171,10 +171,10 @@ static void *allocate(struct job *job, size_t bytes)
 static enum phx_status thread_share(struct phx_world *world, size_t bytes, struct phx_shared *out)
 {
     struct thread_world *self = of(world);
-    struct offer offer = {CALL_SHARE, NULL, bytes, 0};
-    if (world->node_rank == 0) offer.data = allocate(self->job, bytes);
+    struct offer offer = {.call = CALL_SHARE, .bytes = bytes};
+    if (world->node_rank == 0) offer.memory = allocate(self->job, bytes);
     if (!arrive(self, self->node, offer)) return PHX_PEER;
-    void *address = (void *)(uintptr_t)self->job->offers[self->node->first].data;
+    void *address = self->job->offers[self->node->first].memory;
     leave(self, self->node);
     if (address == NULL)
         return phx_fail(PHX_OUT_OF_MEMORY, "no memory for %zu bytes between ranks", bytes);

@@ -100,11 +100,17 @@ static int64_t query_floats(int64_t padded)
     return padded + (int64_t)(sizeof(struct phx_softmax_state) / sizeof(float));
 }
 
+/* From the longest sequence that there may be, so that parts are the same in every step. */
+static int64_t part_pages(const struct phx_limits *limits)
+{
+    return max64(blocks_of(blocks_of(limits->max_length, PAGE), MAX_PARTS), MIN_PART_PAGES);
+}
+
 static int64_t stored_floats(const struct phx_limits *limits)
 {
     int64_t padded = blocks_of(limits->max_head_dim, MOST_LANES) * MOST_LANES;
-    return min64(limits->max_seqs, SPLIT_SEQS) * limits->max_heads * MAX_PARTS *
-           query_floats(padded);
+    int64_t n_parts = blocks_of(limits->max_length, part_pages(limits) * PAGE);
+    return min64(limits->max_seqs, SPLIT_SEQS) * limits->max_heads * n_parts * query_floats(padded);
 }
 
 size_t phx_cpu_ops_thread_bytes(const struct phx_limits *limits)
@@ -402,14 +408,13 @@ static void add_all_stored(void *user, int64_t begin, int64_t end, int thread)
 enum phx_status phx_cpu_attention(struct phx_stream *stream, const struct phx_attention *args)
 {
     struct job j = {.stream = stream, .args = args};
-    const int64_t max_pages = blocks_of(stream->limits.max_length, PAGE);
     j.loops = phx_cpu_loops(phx_cpu_device(stream)->isa);
     j.group = args->n_heads / args->kv.n_kv_heads;
     j.head_step = min64(j.group, TILE);
     j.row_step = TILE / j.head_step;
     j.head_steps = blocks_of(j.group, j.head_step);
     j.padded = blocks_of(args->kv.head_dim, j.loops->lanes) * j.loops->lanes;
-    j.part_pages = max64(blocks_of(max_pages, MAX_PARTS), MIN_PART_PAGES);
+    j.part_pages = part_pages(&stream->limits);
     j.seqs = phx_cpu_shared_scratch(stream);
     j.stored = (float *)(j.seqs + args->layout->n_seqs);
 

@@ -9,7 +9,7 @@
 #include "kernels/cpu/tile.h"
 
 enum {
-    BLOCK = 256,      /* columns summed at a time: their part of the panels fits in L1 */
+    BLOCK = 512,      /* columns summed at a time: their part of a tile's operands fits in L1 */
     ROW_BLOCK = 96,   /* rows of a piece: their part of the activations fits in L2 */
     PIECE_PANELS = 8, /* most panels of a piece; half gate and half up, where gated */
     SUM_PANELS = 12,  /* room for them: one more where up is shifted, in whole groups */
@@ -36,6 +36,8 @@ struct product {
     int64_t n_out; /* columns of out */
     bool gated;
     enum phx_activation activation;
+    void (*gate)(enum phx_activation activation, const float *z, const float *up, int64_t n,
+                 float *out);
     const float *bias;
     float *out;
     int64_t out_stride;
@@ -52,39 +54,6 @@ static int64_t min64(int64_t a, int64_t b)
 static int64_t blocks_of(int64_t n, int64_t size)
 {
     return (n + size - 1) / size;
-}
-
-/* ---- activations ---- */
-
-/* Within 2 units in the last place, without branches: compilers make vectors of it. Below -87 it
- * stays at exp(-87), from 88.4 on it is infinite; NaN stays NaN. */
-static inline float exp_approx(float x)
-{
-    const float shift = 12582912.0f; /* 1.5 * 2^23: adding it leaves an integer in the low bits */
-    x = x > 89.0f ? 89.0f : x;
-    x = x < -87.0f ? -87.0f : x;
-    float shifted = x * 1.44269504f + shift;
-    float n = shifted - shift;
-    float r = x - n * 0.693359375f; /* ln 2 in two parts */
-    r = r + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f; /* minimax on [-ln 2 / 2, ln 2 / 2], Cephes expf */
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    uint32_t exponent = (phx_bits_from_f32(shifted) + 127u) << 23;
-    return p * phx_f32_from_bits(exponent);
-}
-
-/* tanh(u) = 2 / (1 + exp(-2u)) - 1 turns gelu_tanh into z / (1 + exp(-2u)): both are z times a
- * sigmoid. */
-static inline float activate(enum phx_activation activation, float z)
-{
-    float u = z;
-    if (activation == PHX_GELU_TANH) u = 1.59576912f * (z + 0.044715f * z * z * z);
-    return z / (1.0f + exp_approx(-u));
 }
 
 /* ---- packing ---- */
@@ -197,24 +166,23 @@ static void sum_piece(const struct product *p, const struct piece *piece, float 
                 sum_group(p, piece, group, step, min64(p->block_steps, p->n_steps - step), sums);
 }
 
-static void finish_row(const struct product *p, const struct piece *piece, const float *sums,
-                       float *out)
+static void add_bias(const float *bias, int64_t n, float *sums)
 {
-    const float *bias = p->bias ? p->bias + piece->col : NULL;
-    for (int64_t c = 0; c < piece->cols; c++) out[c] = bias ? sums[c] + bias[c] : sums[c];
+    for (int64_t c = 0; c < n; c++) sums[c] += bias[c];
 }
 
-static void finish_gated_row(const struct product *p, const struct piece *piece, const float *sums,
-                             float *out)
+/* One row of a piece, from its sums to out. */
+static void finish_row(const struct product *p, const struct piece *piece, float *sums, float *out)
 {
-    const float *up = sums + piece->up;
-    const float *bias = p->bias ? p->bias + piece->col : NULL;
-    const float *up_bias = p->bias ? bias + p->n_out : NULL;
-    for (int64_t c = 0; c < piece->cols; c++) {
-        float z = bias ? sums[c] + bias[c] : sums[c];
-        float u = bias ? up[c] + up_bias[c] : up[c];
-        out[c] = activate(p->activation, z) * u;
+    float *up = sums + piece->up;
+    if (p->bias != NULL) {
+        add_bias(p->bias + piece->col, piece->cols, sums);
+        if (p->gated) add_bias(p->bias + p->n_out + piece->col, piece->cols, up);
     }
+    if (p->gated)
+        p->gate(p->activation, sums, up, piece->cols, out);
+    else
+        memcpy(out, sums, (size_t)piece->cols * sizeof *out);
 }
 
 static void run_pieces(void *user, int64_t begin, int64_t end, int thread)
@@ -224,13 +192,9 @@ static void run_pieces(void *user, int64_t begin, int64_t end, int thread)
     for (int64_t index = begin; index < end; index++) {
         struct piece piece = piece_at(p, index);
         sum_piece(p, &piece, sums);
-        for (int64_t r = 0; r < piece.rows; r++) {
-            float *out = p->out + (piece.row + r) * p->out_stride + piece.col;
-            if (p->gated)
-                finish_gated_row(p, &piece, sums + r * SUM_COLS, out);
-            else
-                finish_row(p, &piece, sums + r * SUM_COLS, out);
-        }
+        float *out = p->out + piece.row * p->out_stride + piece.col;
+        for (int64_t r = 0; r < piece.rows; r++)
+            finish_row(p, &piece, sums + r * SUM_COLS, out + r * p->out_stride);
     }
 }
 
@@ -247,15 +211,19 @@ static void choose_tiles(struct product *p)
     switch (device->isa) {
     case PHX_ISA_PORTABLE:
         p->tiles = phx_tiles_portable(p->kind);
+        p->gate = phx_gate_portable;
         break;
     case PHX_ISA_AVX2:
         p->tiles = phx_tiles_avx2(p->kind);
+        p->gate = phx_gate_avx2;
         break;
     case PHX_ISA_AVX512:
         p->tiles = phx_tiles_avx512(p->kind);
+        p->gate = phx_gate_avx512;
         break;
     case PHX_ISA_AVX512_BF16:
         p->tiles = phx_tiles_avx512_bf16(p->kind);
+        p->gate = phx_gate_avx512;
         break;
     }
     int step_cols = dtype == PHX_BF16 ? 2 : 1;

@@ -10,6 +10,8 @@
 
 #include <stdint.h>
 
+#include "kernels/ops.h"
+
 /// How weights are read. A step is one column with activations float x[step][rows]; for BF16 a
 /// pair of columns with float x[step][2][rows]; for BF16_DOT a pair of columns with activations in
 /// bf16, uint16_t x[step][rows][2].
@@ -29,5 +31,13 @@ const struct phx_tile *phx_tiles_portable(enum phx_tile_kind kind);
 const struct phx_tile *phx_tiles_avx2(enum phx_tile_kind kind);
 const struct phx_tile *phx_tiles_avx512(enum phx_tile_kind kind);
 const struct phx_tile *phx_tiles_avx512_bf16(enum phx_tile_kind kind);
+
+/// out[i] = act(z[i]) * up[i] for n values, as in phx_gate_up.
+void phx_gate_portable(enum phx_activation activation, const float *z, const float *up, int64_t n,
+                       float *out);
+void phx_gate_avx2(enum phx_activation activation, const float *z, const float *up, int64_t n,
+                   float *out);
+void phx_gate_avx512(enum phx_activation activation, const float *z, const float *up, int64_t n,
+                     float *out);
 
 #endif

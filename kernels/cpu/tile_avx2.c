@@ -31,6 +31,7 @@ static inline __m256 vector_odd(const char *from)
     return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u)));
 }
 
+#include "kernels/cpu/gate_body.h"
 #include "kernels/cpu/tile_body.h"
 
 #define TILES(kind) TILE(kind, 1, 2) TILE(kind, 2, 2) TILE(kind, 4, 1) TILE(kind, 6, 1)
@@ -52,4 +53,10 @@ const struct phx_tile *phx_tiles_avx2(enum phx_tile_kind kind)
         [PHX_TILE_F32] = TABLE(f32), [PHX_TILE_F16] = TABLE(f16), [PHX_TILE_BF16] = TABLE(bf16)};
     PHX_ASSERT(kind < PHX_TILE_BF16_DOT);
     return tiles[kind];
+}
+
+void phx_gate_avx2(enum phx_activation activation, const float *z, const float *up, int64_t n,
+                   float *out)
+{
+    gate_values(activation, z, up, n, out);
 }

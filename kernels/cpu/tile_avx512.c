@@ -1,5 +1,7 @@
 #include "kernels/cpu/tile_avx512.h"
+
 #include "kernels/base/check.h"
+#include "kernels/cpu/gate_body.h"
 
 #define TILES(kind)                                                                                \
     TILE(kind, 1, 4)                                                                               \
@@ -24,4 +26,10 @@ const struct phx_tile *phx_tiles_avx512(enum phx_tile_kind kind)
         [PHX_TILE_F32] = TABLE(f32), [PHX_TILE_F16] = TABLE(f16), [PHX_TILE_BF16] = TABLE(bf16)};
     PHX_ASSERT(kind < PHX_TILE_BF16_DOT);
     return tiles[kind];
+}
+
+void phx_gate_avx512(enum phx_activation activation, const float *z, const float *up, int64_t n,
+                     float *out)
+{
+    gate_values(activation, z, up, n, out);
 }

@@ -9,7 +9,7 @@
 
 enum {
     MAX_VECTORS = PHX_TILE_MAX_PANELS * VECTORS,
-    AHEAD_BYTES = 2048 /* a few rows read weights from memory, their limit: ask early */
+    AHEAD_BYTES = 3072 /* a few rows read weights from memory, their limit: ask early */
 };
 
 /* Loops over the rows and vectors of a tile have constant ends where they are inlined; unrolled,

@@ -41,12 +41,17 @@ static inline vector vector_multiply_add(vector a, vector b, vector to)
     return to + a * b;
 }
 
+/* Exponent and fraction moved to their places and the difference of the biases, 2^112, multiplied
+ * in: that also makes subnormals right. Infinity and NaN keep their exponent of ones. */
 static inline vector vector_f16(const char *from)
 {
     uint16_t f16[4];
     memcpy(f16, from, sizeof f16);
-    return (vector){phx_f32_from_f16(f16[0]), phx_f32_from_f16(f16[1]), phx_f32_from_f16(f16[2]),
-                    phx_f32_from_f16(f16[3])};
+    vector_bits bits = {f16[0], f16[1], f16[2], f16[3]};
+    vector_bits sign = (bits & 0x8000u) << 16;
+    vector_bits special = (vector_bits)((bits & 0x7c00u) == 0x7c00u) & 0x7f800000u;
+    vector magnitude = (vector)((bits & 0x7fffu) << 13) * 0x1p112f;
+    return (vector)((vector_bits)magnitude | special | sign);
 }
 
 static inline vector_bits load_pairs(const char *from)
@@ -66,6 +71,7 @@ static inline vector vector_odd(const char *from)
     return (vector)(load_pairs(from) & 0xffff0000u);
 }
 
+#include "kernels/cpu/gate_body.h"
 #include "kernels/cpu/tile_body.h"
 
 #define TILES(kind) TILE(kind, 1, 1) TILE(kind, 2, 1)
@@ -87,4 +93,10 @@ const struct phx_tile *phx_tiles_portable(enum phx_tile_kind kind)
         [PHX_TILE_F32] = TABLE(f32), [PHX_TILE_F16] = TABLE(f16), [PHX_TILE_BF16] = TABLE(bf16)};
     PHX_ASSERT(kind < PHX_TILE_BF16_DOT);
     return tiles[kind];
+}
+
+void phx_gate_portable(enum phx_activation activation, const float *z, const float *up, int64_t n,
+                       float *out)
+{
+    gate_values(activation, z, up, n, out);
 }

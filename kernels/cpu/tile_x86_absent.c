@@ -17,3 +17,17 @@ const struct phx_tile *phx_tiles_avx512_bf16(enum phx_tile_kind kind)
 {
     return phx_tiles_avx2(kind);
 }
+
+void phx_gate_avx2(enum phx_activation activation, const float *z, const float *up, int64_t n,
+                   float *out)
+{
+    (void)activation, (void)z, (void)up, (void)n, (void)out;
+    phx_assert_failed("an x86 processor", __FILE__, __LINE__);
+}
+
+void phx_gate_avx512(enum phx_activation activation, const float *z, const float *up, int64_t n,
+                     float *out)
+{
+    (void)activation, (void)z, (void)up, (void)n, (void)out;
+    phx_assert_failed("an x86 processor", __FILE__, __LINE__);
+}

@@ -14,12 +14,12 @@ static int compare_matches(const void *a, const void *b)
 enum phx_status phx_added_set_create(const char *file, const struct phx_added *tokens, size_t n,
                                      bool normalized, struct phx_added_set *out)
 {
-    *out = (struct phx_added_set){.sorted = malloc((n + 1) * sizeof *out->sorted)};
+    *out = (struct phx_added_set){.sorted = calloc(n + 1, sizeof(struct phx_added *))};
     if (!out->sorted) return phx_fail(PHX_OUT_OF_MEMORY, "%s: no memory for added tokens", file);
     for (size_t i = 0; i < n; i++) {
         if (tokens[i].normalized == normalized) out->sorted[out->n++] = &tokens[i];
     }
-    qsort(out->sorted, out->n, sizeof *out->sorted, compare_matches);
+    qsort(out->sorted, out->n, sizeof(struct phx_added *), compare_matches);
     for (size_t i = 1; i < out->n; i++) {
         const struct phx_added *a = out->sorted[i - 1], *b = out->sorted[i];
         if (strcmp(a->match, b->match) != 0) continue;

@@ -13,12 +13,11 @@
 #define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}"
 #define ASCII_PUNCTUATION "!-/:-@\\[-`{-~"
 
-enum { MAX_STAGES = 64 }; /* each calls the next */
+enum { MAX_STAGES = 64 }; /* of decoding, where each calls the next */
 
 struct family;
 
-/* Where the components of a file go: normalizers and pre-tokenizers to steps, decoders to stages.
- * */
+/* Where components go: normalizers and pre-tokenizers to steps, decoders to stages. */
 struct target {
     const char *file;
     const struct family *family;
@@ -53,10 +52,6 @@ static enum phx_status add_step(const struct target *t, enum phx_step_kind kind,
 static enum phx_status add_stage(const struct target *t, enum phx_stage_kind kind,
                                  struct phx_stage **out)
 {
-    if (t->decoder->n == MAX_STAGES) {
-        return phx_fail(PHX_UNSUPPORTED, "%s: more than %d decoders one after the other", t->file,
-                        MAX_STAGES);
-    }
     PHX_TRY(PHX_RESERVE(t->decoder, 1));
     *out = &t->decoder->data[t->decoder->n++];
     **out = (struct phx_stage){.kind = kind};
@@ -295,14 +290,14 @@ static enum phx_status parse_whitespace_split(const struct target *t, const stru
 static enum phx_status parse_stage(const struct target *t, const struct phx_json *json)
 {
     (void)json;
-    struct phx_stage *stage = NULL;
+    struct phx_stage *stage;
     return add_stage(t, (enum phx_stage_kind)t->variant, &stage);
 }
 
 static enum phx_status parse_metaspace_stage(const struct target *t, const struct phx_json *json)
 {
     struct metaspace space;
-    struct phx_stage *stage = NULL;
+    struct phx_stage *stage;
     PHX_TRY(read_metaspace(json, &space));
     PHX_TRY(add_stage(t, PHX_STAGE_METASPACE, &stage));
     stage->drop_first = space.prepends;
@@ -312,7 +307,7 @@ static enum phx_status parse_metaspace_stage(const struct target *t, const struc
 static enum phx_status parse_replace_stage(const struct target *t, const struct phx_json *json)
 {
     const char *content = NULL;
-    struct phx_stage *stage = NULL;
+    struct phx_stage *stage;
     PHX_TRY(required_string(json, "content", &content));
     PHX_TRY(add_stage(t, PHX_STAGE_REPLACE, &stage));
     PHX_TRY(copy_text(t, content, &stage->content));
@@ -322,7 +317,7 @@ static enum phx_status parse_replace_stage(const struct target *t, const struct 
 static enum phx_status parse_strip_stage(const struct target *t, const struct phx_json *json)
 {
     const char *content = NULL;
-    struct phx_stage *stage = NULL;
+    struct phx_stage *stage;
     PHX_TRY(required_character(json, "content", &content));
     PHX_TRY(phx_json_require(json, "start"));
     PHX_TRY(phx_json_require(json, "stop"));
@@ -363,15 +358,13 @@ static const struct component decoders[] = {
     {"Strip", parse_strip_stage, 0},
 };
 
-#define FAMILY(name, list)                                                                         \
-    {                                                                                              \
-        name, #list, list, sizeof(list) / sizeof *(list)                                           \
-    }
+#define COUNT(array) (sizeof(array) / sizeof *(array))
 
-static const struct family normalizer_family = FAMILY("normalizer", normalizers);
+static const struct family normalizer_family = {"normalizer", "normalizers", normalizers,
+                                                COUNT(normalizers)};
 static const struct family pre_tokenizer_family = {"pre_tokenizer", "pretokenizers", pre_tokenizers,
-                                                   sizeof pre_tokenizers / sizeof *pre_tokenizers};
-static const struct family decoder_family = FAMILY("decoder", decoders);
+                                                   COUNT(pre_tokenizers)};
+static const struct family decoder_family = {"decoder", "decoders", decoders, COUNT(decoders)};
 
 static enum phx_status refuse_type(const struct target *t, const char *type)
 {
@@ -434,6 +427,10 @@ enum phx_status phx_pre_tokenizer_parse(const char *file, const json_t *json,
 static enum phx_status check_stages(const char *file, const struct phx_decoder *decoder)
 {
     bool joined = false;
+    if (decoder->n > MAX_STAGES) {
+        return phx_fail(PHX_UNSUPPORTED, "%s: %zu decoders in a row; at most %d are supported",
+                        file, decoder->n, MAX_STAGES);
+    }
     for (size_t i = 0; i < decoder->n; i++) {
         const struct phx_stage *stage = &decoder->data[i];
         bool byte_level = stage->kind == PHX_STAGE_BYTE_LEVEL;

@@ -1,4 +1,4 @@
-#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,7 +7,7 @@
 #include "runtime/tokenizer/tokenizer_impl.h"
 
 /* Tables are indexed by id; the largest vocabularies have a million tokens. */
-enum { MAX_ID = (1 << 24) - 1 };
+enum { MAX_ID = (1 << 22) - 1 };
 
 static enum phx_status no_memory(const char *file)
 {
@@ -149,7 +149,7 @@ done:
     return status;
 }
 
-/* Refuse what changes the words of other models. */
+/* Refuse other models, and what changes how this one makes words. */
 static enum phx_status check_model(const struct phx_json *model)
 {
     const char *type = "BPE", *prefix = "", *suffix = "";
@@ -203,60 +203,64 @@ static enum phx_status parse_model(const struct phx_json *json, struct phx_token
     return PHX_OK;
 }
 
-/* What is searched for: the content, as the normalizer would leave it in a text. */
-static enum phx_status find_match(const char *file, const struct phx_steps *normalizer,
-                                  struct phx_added *token)
+/* The content as the normalizer would leave it in a text. */
+static enum phx_status normalize_content(const char *file, const struct phx_steps *normalizer,
+                                         struct phx_added *token)
 {
     struct phx_text text;
-    struct phx_bytes match = {0};
     enum phx_status status;
     PHX_TRY(phx_text_create(token->content, strlen(token->content), &text));
-    if (token->normalized) PHX_TRY_GOTO(phx_steps_run(normalizer, &text), done);
+    PHX_TRY_GOTO(phx_steps_run(normalizer, &text), done);
     if (text.pieces.n == 0) {
         status =
             phx_fail(PHX_BAD_DATA, "%s: the normalizer leaves nothing of the added token \"%s\"",
                      file, token->content);
         goto done;
     }
-    PHX_TRY_GOTO(phx_bytes_append(&match, text.bytes.data, text.bytes.n), done);
-    PHX_TRY_GOTO(phx_bytes_append(&match, "", 1), done);
-    token->match = match.data;
-    match.data = NULL;
+    token->match = strndup(text.bytes.data, text.bytes.n);
+    if (!token->match) status = no_memory(file);
 done:
-    free(match.data);
     phx_text_destroy(&text);
     return status;
 }
 
-/* The table by id. Added tokens come over the model's, which must agree. */
+/* What is searched for, and that the vocabulary agrees. `taken`: an added token has the id. */
+static enum phx_status finish_added(const char *file, const struct phx_tokenizer *t, bool taken,
+                                    struct phx_added *token)
+{
+    int32_t known = phx_bpe_find(&t->bpe, token->content, strlen(token->content));
+    if (known >= 0 && known != token->id) {
+        return phx_fail(PHX_BAD_DATA,
+                        "%s: the added token \"%s\" has the id %d, but %d in the vocabulary", file,
+                        token->content, token->id, known);
+    }
+    const char *other = t->tokens[token->id].text.data;
+    if (taken || (other && known < 0)) return used_twice(file, token->id, other, token->content);
+    if (token->normalized) return normalize_content(file, &t->normalizer, token);
+    token->match = strdup(token->content);
+    return token->match ? PHX_OK : no_memory(file);
+}
+
+/* The table by id: the model's tokens, and over them the added ones. */
 static enum phx_status fill_tokens(const char *file, struct phx_tokenizer *t)
 {
     t->tokens = calloc((size_t)t->n_tokens + 1, sizeof *t->tokens);
-    bool *is_added = calloc((size_t)t->n_tokens + 1, sizeof *is_added);
-    enum phx_status status = t->tokens && is_added ? PHX_OK : no_memory(file);
-    for (int32_t id = 0; status == PHX_OK && id < t->n_tokens; id++) {
-        t->tokens[id].text = t->bpe.tokens[id];
+    bool *taken = calloc((size_t)t->n_tokens + 1, sizeof *taken);
+    enum phx_status status = PHX_OK;
+    if (!t->tokens || !taken) {
+        status = no_memory(file);
+        goto done;
     }
-    for (size_t i = 0; status == PHX_OK && i < t->n_added; i++) {
-        struct phx_added *added = &t->added[i];
-        struct phx_token *token = &t->tokens[added->id];
-        int32_t known = phx_bpe_find(&t->bpe, added->content, strlen(added->content));
-        if (known >= 0 && known != added->id) {
-            status = phx_fail(PHX_BAD_DATA,
-                              "%s: the added token \"%s\" has the id %d, but %d in the vocabulary",
-                              file, added->content, added->id, known);
-        } else if (is_added[added->id] || (token->text.data && known < 0)) {
-            status = used_twice(file, added->id, token->text.data, added->content);
-        } else {
-            status = find_match(file, &t->normalizer, added);
-            if (status == PHX_OK) {
-                token->text = (struct phx_slice){added->match, strlen(added->match)};
-                token->special = added->special;
-                is_added[added->id] = true;
-            }
-        }
+    for (int32_t id = 0; id < t->n_tokens; id++) t->tokens[id].text = t->bpe.tokens[id];
+    for (size_t i = 0; i < t->n_added; i++) {
+        struct phx_added *token = &t->added[i];
+        PHX_TRY_GOTO(finish_added(file, t, taken[token->id], token), done);
+        taken[token->id] = true;
+        t->tokens[token->id].text = (struct phx_slice){token->match, strlen(token->match)};
+        t->tokens[token->id].special = token->special;
     }
-    free(is_added);
+done:
+    free(taken);
     return status;
 }
 

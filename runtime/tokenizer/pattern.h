@@ -3,6 +3,8 @@
 ///
 /// These expressions are written for Oniguruma (Ruby syntax). PCRE2 takes most of them as they are;
 /// what it would take differently is rewritten (\s, \w, \h, \v, \uHHHH, scripts, {,n}) or refused.
+/// Letters and numbers that Unicode added after the version that PCRE2 knows (10.42: 14.0) count as
+/// neither.
 #ifndef PHX_RUNTIME_TOKENIZER_PATTERN_H
 #define PHX_RUNTIME_TOKENIZER_PATTERN_H
 

@@ -41,7 +41,7 @@ void phx_text_take_pieces(struct phx_text *text);
 
 enum phx_step_kind {
     PHX_STEP_FORM,       ///< form
-    PHX_STEP_LOWERCASE,  ///<
+    PHX_STEP_LOWERCASE,  ///< each character
     PHX_STEP_TRIM,       ///< trim_left, trim_right: white space
     PHX_STEP_PREPEND,    ///< content; unless_there, first_only
     PHX_STEP_REPLACE,    ///< pattern by content

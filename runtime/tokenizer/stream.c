@@ -14,23 +14,49 @@ struct phx_text_stream {
     struct phx_bytes owed;
 };
 
-static enum phx_status push(struct phx_text_stream *stream, int32_t id)
+static enum phx_status push(const struct phx_tokenizer *t, struct phx_decoding *decoding,
+                            bool skip_special, int32_t id, struct phx_bytes *out)
 {
-    const struct phx_tokenizer *t = stream->tokenizer;
     if (id < 0 || id >= t->n_tokens) {
         return phx_fail(PHX_USAGE, "the token id %d is out of range: it must be from 0 to %d", id,
                         t->n_tokens - 1);
     }
     const struct phx_token *token = &t->tokens[id];
-    if (!token->text.data || (token->special && stream->skip_special)) return PHX_OK;
-    return phx_decoding_push(stream->decoding, token->text.data, token->text.n, &stream->text);
+    /* The library compares texts, and so keeps special tokens that the normalizer changes. */
+    if (!token->text.data || (token->special && skip_special)) return PHX_OK;
+    return phx_decoding_push(decoding, token->text.data, token->text.n, out);
+}
+
+enum phx_status phx_tokenizer_decode(const struct phx_tokenizer *tokenizer, const int32_t *ids,
+                                     size_t n, bool skip_special, char **out_text,
+                                     size_t *out_bytes)
+{
+    struct phx_decoding *decoding = NULL;
+    struct phx_bytes text = {0};
+    enum phx_status status;
+    PHX_TRY_GOTO(phx_decoding_create(&tokenizer->decoder, &decoding), done);
+    for (size_t i = 0; i < n; i++) {
+        PHX_TRY_GOTO(push(tokenizer, decoding, skip_special, ids[i], &text), done);
+    }
+    PHX_TRY_GOTO(phx_decoding_finish(decoding, &text), done);
+    PHX_TRY_GOTO(phx_bytes_append(&text, "", 1), done);
+    *out_text = text.data;
+    *out_bytes = text.n - 1;
+    text.data = NULL;
+done:
+    phx_decoding_destroy(decoding);
+    free(text.data);
+    return status;
 }
 
 static enum phx_status push_prefix(struct phx_text_stream *stream, const int32_t *ids, size_t n)
 {
     char *whole;
     size_t bytes;
-    for (size_t i = 0; i < n; i++) PHX_TRY(push(stream, ids[i]));
+    for (size_t i = 0; i < n; i++) {
+        PHX_TRY(
+            push(stream->tokenizer, stream->decoding, stream->skip_special, ids[i], &stream->text));
+    }
     PHX_TRY(phx_tokenizer_decode(stream->tokenizer, ids, n, stream->skip_special, &whole, &bytes));
     size_t certain = stream->text.n;
     enum phx_status status = phx_bytes_append(&stream->owed, whole + certain, bytes - certain);
@@ -87,7 +113,7 @@ enum phx_status phx_text_stream_push(struct phx_text_stream *stream, int32_t id,
                                      const char **out_text, size_t *out_bytes)
 {
     stream->text.n = 0;
-    PHX_TRY(push(stream, id));
+    PHX_TRY(push(stream->tokenizer, stream->decoding, stream->skip_special, id, &stream->text));
     hand_out(stream, out_text, out_bytes);
     return PHX_OK;
 }
@@ -99,22 +125,4 @@ enum phx_status phx_text_stream_flush(struct phx_text_stream *stream, const char
     PHX_TRY(phx_decoding_finish(stream->decoding, &stream->text));
     hand_out(stream, out_text, out_bytes);
     return PHX_OK;
-}
-
-enum phx_status phx_tokenizer_decode(const struct phx_tokenizer *tokenizer, const int32_t *ids,
-                                     size_t n, bool skip_special, char **out_text,
-                                     size_t *out_bytes)
-{
-    struct phx_text_stream *stream;
-    enum phx_status status;
-    PHX_TRY(phx_text_stream_create(tokenizer, NULL, 0, skip_special, &stream));
-    for (size_t i = 0; i < n; i++) PHX_TRY_GOTO(push(stream, ids[i]), done);
-    PHX_TRY_GOTO(phx_decoding_finish(stream->decoding, &stream->text), done);
-    PHX_TRY_GOTO(phx_bytes_append(&stream->text, "", 1), done);
-    *out_text = stream->text.data;
-    *out_bytes = stream->text.n - 1;
-    stream->text.data = NULL;
-done:
-    phx_text_stream_destroy(stream);
-    return status;
 }

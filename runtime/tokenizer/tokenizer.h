@@ -36,15 +36,17 @@ enum phx_status phx_tokenizer_encode(const struct phx_tokenizer *tokenizer, cons
                                      size_t *out_n);
 
 /// The text of ids, malloc'd and zero-terminated (it may hold zero bytes: *out_bytes counts). Ids
-/// out of range are PHX_USAGE. Byte sequences that are not UTF-8 become U+FFFD as the library does
-/// it.
+/// out of range are PHX_USAGE; one within it that is no token's gives nothing. Byte sequences that
+/// are not UTF-8 become U+FFFD as the library does it.
 enum phx_status phx_tokenizer_decode(const struct phx_tokenizer *tokenizer, const int32_t *ids,
                                      size_t n, bool skip_special, char **out_text,
                                      size_t *out_bytes);
 
 /// Decodes one continuation id by id and hands out text that will not change any more: never half a
 /// character. The concatenation of all pieces and the flush equals what decode gives for the whole
-/// sequence minus what it gives for the prefix.
+/// sequence minus what it gives for the prefix (from the first character that differs, where the
+/// prefix ends within one). A run of byte-fallback tokens comes when it is over: one bad byte makes
+/// U+FFFD of all of it.
 struct phx_text_stream;
 /// `prefix_ids` (copied; may be none) come before the continuation and are not handed out.
 enum phx_status phx_text_stream_create(const struct phx_tokenizer *tokenizer,

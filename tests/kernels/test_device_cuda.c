@@ -38,7 +38,8 @@ static uint64_t counter;
 
 static void fill(void *to, size_t bytes)
 {
-    for (size_t i = 0; i < bytes; i++) ((unsigned char *)to)[i] = (unsigned char)phx_mix64(counter++);
+    for (size_t i = 0; i < bytes; i++)
+        ((unsigned char *)to)[i] = (unsigned char)phx_mix64(counter++);
 }
 
 static void *alloc(size_t bytes)
@@ -55,7 +56,8 @@ static void check_rectangle(struct rig rig, size_t row_bytes, int64_t rows, size
 {
     const size_t pitch = row_bytes + gap, from_pitch = row_bytes + 3, offset = 13;
     const size_t bytes = offset + pitch * (size_t)rows + 7;
-    unsigned char *source = alloc(from_pitch * (size_t)rows), *copy = alloc(from_pitch * (size_t)rows);
+    unsigned char *source = alloc(from_pitch * (size_t)rows),
+                  *copy = alloc(from_pitch * (size_t)rows);
     unsigned char *expected = alloc(bytes), *got = alloc(bytes);
     struct phx_buffer *buffer;
     fill(source, from_pitch * (size_t)rows);
@@ -63,8 +65,8 @@ static void check_rectangle(struct rig rig, size_t row_bytes, int64_t rows, size
     memset(expected, GUARD, bytes);
     assert_ok(phx_buffer_create(rig.device, bytes, &buffer));
     assert_ok(phx_buffer_upload(rig.stream, buffer, 0, bytes, expected, bytes, bytes, 1));
-    assert_ok(phx_buffer_upload(rig.stream, buffer, offset, pitch, source, from_pitch, row_bytes,
-                                rows));
+    assert_ok(
+        phx_buffer_upload(rig.stream, buffer, offset, pitch, source, from_pitch, row_bytes, rows));
     memset(source, 0, from_pitch * (size_t)rows);
     for (int64_t r = 0; r < rows; r++)
         memcpy(expected + offset + (size_t)r * pitch, copy + (size_t)r * from_pitch, row_bytes);
@@ -72,10 +74,12 @@ static void check_rectangle(struct rig rig, size_t row_bytes, int64_t rows, size
     assert_ok(phx_stream_synchronize(rig.stream));
     assert_true(memcmp(got, expected, bytes) == 0);
     memset(got, 0, bytes);
-    assert_ok(phx_buffer_download(rig.stream, buffer, offset, pitch, got, row_bytes, row_bytes, rows));
+    assert_ok(
+        phx_buffer_download(rig.stream, buffer, offset, pitch, got, row_bytes, row_bytes, rows));
     assert_ok(phx_stream_synchronize(rig.stream));
     for (int64_t r = 0; r < rows; r++)
-        assert_true(memcmp(got + (size_t)r * row_bytes, copy + (size_t)r * from_pitch, row_bytes) == 0);
+        assert_true(memcmp(got + (size_t)r * row_bytes, copy + (size_t)r * from_pitch, row_bytes) ==
+                    0);
     phx_buffer_destroy(buffer);
     free(source);
     free(copy);
@@ -179,14 +183,16 @@ static float *make_weight(enum phx_device_kind kind, struct phx_weight_shape sha
     struct phx_weight *weight;
     assert_ok(phx_weight_create(rig.device, &shape, &weight));
     assert_ok(phx_weight_write_dummy(rig.stream, weight, 1, 3, &dummy, 1000003, 77));
-    assert_ok(phx_weight_write(rig.stream, weight, 5, shape.rows - 6, from_dtype, from, from_pitch));
+    assert_ok(
+        phx_weight_write(rig.stream, weight, 5, shape.rows - 6, from_dtype, from, from_pitch));
     float *values = read_weight(rig, weight);
     phx_weight_destroy(weight);
     close_rig(rig);
     return values;
 }
 
-static void check_weight(enum phx_dtype dtype, enum phx_dtype from_dtype, int64_t rows, int64_t cols)
+static void check_weight(enum phx_dtype dtype, enum phx_dtype from_dtype, int64_t rows,
+                         int64_t cols)
 {
     const struct phx_weight_shape shape = {dtype, rows, cols};
     const size_t pitch = phx_dtype_bytes(from_dtype, cols) + 6;
@@ -195,7 +201,8 @@ static void check_weight(enum phx_dtype dtype, enum phx_dtype from_dtype, int64_
         for (int64_t c = 0; c < cols; c++) {
             float value = ldexpf((float)(int32_t)phx_mix64(counter), -31 - (int)(counter % 30));
             counter++;
-            uint16_t bits = from_dtype == PHX_F16 ? phx_f16_from_f32(value) : phx_bf16_from_f32(value);
+            uint16_t bits =
+                from_dtype == PHX_F16 ? phx_f16_from_f32(value) : phx_bf16_from_f32(value);
             const void *one = from_dtype == PHX_F32 ? (const void *)&value : &bits;
             size_t bytes = phx_dtype_bytes(from_dtype, 1);
             memcpy(from + 1 + (size_t)r * pitch + (size_t)c * bytes, one, bytes);
@@ -245,8 +252,7 @@ static void run_pass(struct rig rig, const struct pass *p)
     assert_ok(phx_op_linear(
         rig.stream, &(struct phx_linear){.x = p->normed, .weight = p->w, .out = p->product}));
     assert_ok(phx_op_gate_up(
-        rig.stream,
-        &(struct phx_gate_up){.x = p->normed, .weight = p->gate_up, .out = p->gated}));
+        rig.stream, &(struct phx_gate_up){.x = p->normed, .weight = p->gate_up, .out = p->gated}));
 }
 
 static void check_graph(enum phx_dtype compute, int64_t n)
@@ -314,8 +320,9 @@ static void test_graphs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_device), cmocka_unit_test(test_copies), cmocka_unit_test(test_buffers),
-        cmocka_unit_test(test_weights), cmocka_unit_test(test_graphs),
+        cmocka_unit_test(test_device),  cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_buffers), cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_graphs),
     };
     const char *reason = NULL;
     if (!phx_device_available(PHX_DEVICE_CUDA, &reason)) {

@@ -291,6 +291,11 @@ static void break_attention(const struct text *t, int how, struct phx_attention 
     case 10:
         args->kv.v.dtype = PHX_BF16;
         break;
+    case 11: /* columns side by side, but the last of them are the next row's first */
+        args->q.stride = args->out.stride = 2 * args->q.cols;
+        args->out.buffer = args->q.buffer;
+        args->out.offset_bytes = args->q.offset_bytes + sizeof(float) * (HQ * DIM - 1);
+        break;
     default:
         args->scale = (float)NAN;
     }
@@ -299,7 +304,7 @@ static void break_attention(const struct text *t, int how, struct phx_attention 
 static void test_wrong_arguments_abort(void **state)
 {
     (void)state;
-    for (int how = 0; how < 12; how++) {
+    for (int how = 0; how < 13; how++) {
         int status;
         pid_t child = fork();
         assert_true(child >= 0);
@@ -309,7 +314,11 @@ static void test_wrong_arguments_abort(void **state)
             assert_true(close(STDERR_FILENO) == 0);
             text_open(&t, "portable", 1);
             struct phx_attention args = attention_args(&t, 0, 5, false, 0, &layout);
+            args.q.stride = args.out.stride = 2 * args.q.cols; /* side by side: allowed */
+            args.out = args.q;
+            args.out.offset_bytes += sizeof(float) * HQ * DIM;
             if (phx_op_attention(t.stream, &args) != PHX_OK) _exit(1);
+            args = attention_args(&t, 0, 5, false, 0, &layout);
             break_attention(&t, how, &args, &layout);
             signal(SIGABRT, SIG_DFL);
             phx_op_attention(t.stream, &args);

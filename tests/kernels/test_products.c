@@ -160,7 +160,7 @@ static void check(const struct rig *rig, const struct problem *p, const float *o
     for (int64_t n = 0; n < s->n; n++) {
         for (int64_t c = s->out; c < stride; c++) assert_true(out[n * stride + c] == guard);
         /* every output of the first and last row, some of the others */
-        int64_t step = n == 0 || n == s->n - 1 ? 1 : 7;
+        int64_t step = n == 0 || n == s->n - 1 ? 1 : s->n > 64 ? 41 : 7;
         for (int64_t c = n % step; c < s->out; c += step) {
             double size, up_size = 0.0;
             double expected = dot(p, rig->compute, n, c, &size);

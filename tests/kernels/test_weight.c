@@ -81,7 +81,9 @@ static void check_write(const struct rig *rig, enum phx_dtype from_dtype, enum p
     char *file = malloc((size_t)rows * pitch + 1), *from = file + 1;
     double *expected = malloc(sizeof *expected * (size_t)(rows * cols));
     float *back = malloc(sizeof *back * (size_t)(rows * cols));
-    assert_true(file != NULL && expected != NULL && back != NULL);
+    assert_non_null(file);
+    assert_non_null(expected);
+    assert_non_null(back);
     for (int64_t i = 0; i < rows * cols; i++) {
         static const double special[] = {1.00390625, 1.01171875, 65519.0, 65520.0,
                                          1e-7,       3e38,       -0.0};

@@ -15,6 +15,16 @@ static const char demo[] = PHX_MODELS "/demo";
 
 enum { MAX_TEXTS = 8, MAX_NEW = 96 };
 
+/* ThreadSanitizer looks at the waits between ranks: some numbers of ranks and short texts do. */
+#ifdef __SANITIZE_THREAD__
+static const int sizes[] = {2, 3};
+static const int32_t n_greedy = 8, n_sampled = 8;
+#else
+static const int sizes[] = {1, 2, 3, 4};
+static const int32_t n_greedy = MAX_NEW, n_sampled = 60;
+#endif
+enum { N_SIZES = (int)(sizeof sizes / sizeof sizes[0]) };
+
 /* Texts that go through together, and what comes out. */
 struct batch {
     int n;
@@ -83,12 +93,14 @@ static void golden_continuations(void **state)
         json_array_foreach(json_object_get(entry, "greedy_ids"), i, id) expected[b.n][i] =
             (int32_t)json_integer_value(id);
         n_expected[b.n] = (int32_t)json_array_size(json_object_get(entry, "greedy_ids"));
+        if (n_expected[b.n] > n_greedy) n_expected[b.n] = n_greedy;
         assert_int_equal(prompts[b.n][0], 0);
         b.options[b.n] = text(prompts[b.n] + 1, n - 1, n_expected[b.n], greedy);
         b.n++;
     }
     assert_true(b.n >= 6);
-    for (int size = 1; size <= 4; size++) {
+    for (int t = 0; t < N_SIZES; t++) {
+        int size = sizes[t];
         run(size, 3, 20, &b);
         for (int p = 0; p < b.n; p++) {
             assert_int_equal(b.n_ids[p], n_expected[p]);
@@ -130,7 +142,8 @@ static void fill(struct batch *b)
         {.temperature = 1, .top_p = 1, .repeat_penalty = 1, .seed = 17},
     };
     b->n = MAX_TEXTS;
-    for (int i = 0; i < MAX_TEXTS; i++) b->options[i] = text(opening, 4 + i % 4, 60, rules[i]);
+    for (int i = 0; i < MAX_TEXTS; i++)
+        b->options[i] = text(opening, 4 + i % 4, n_sampled, rules[i]);
     b->options[3].n_bias = 3;
     b->options[3].bias_ids = bias_ids;
     b->options[3].bias_values = bias_values;
@@ -155,7 +168,8 @@ static void sampled_text_is_the_same(void **state)
     run(1, MAX_TEXTS, 512, &first);
     assert_true(memcmp(first.ids[6], first.ids[7], sizeof first.ids[6]) != 0);
     for (int32_t k = 0; k < first.n_ids[3]; k++) assert_int_not_equal(first.ids[3][k], 15);
-    for (int size = 1; size <= 4; size++) {
+    for (int t = 0; t < N_SIZES; t++) {
+        int size = sizes[t];
         struct batch again = {.n = 0};
         fill(&again);
         run(size, MAX_TEXTS, 512, &again);
@@ -169,7 +183,7 @@ static void sampled_text_is_the_same(void **state)
         fill(&alone);
         alone.options[0] = alone.options[i];
         alone.n = 1;
-        run(1 + i % 4, 1, 512, &alone);
+        run(sizes[i % N_SIZES], 1, 512, &alone);
         assert_same(&first, i, &alone, 0, "alone");
     }
 }

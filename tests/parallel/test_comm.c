@@ -147,10 +147,12 @@ struct sums {
     int rounds;
 };
 
-static void dawdle(uint64_t seed)
+/* Now and then, each rank at other times. */
+static void dawdle(const struct phx_world *world, int round)
 {
-    struct timespec pause = {.tv_nsec = (long)(phx_mix64(seed) % 200000)};
-    if (seed % 5 == 0) nanosleep(&pause, NULL);
+    int dice = round * MAX_SIZE + world->rank;
+    struct timespec pause = {.tv_nsec = (long)(phx_mix64((uint64_t)dice) % 200000)};
+    if (dice % 5 == 0) nanosleep(&pause, NULL);
 }
 
 static enum phx_status reduce_rounds(struct phx_world *world, struct bench *bench,
@@ -162,7 +164,7 @@ static enum phx_status reduce_rounds(struct phx_world *world, struct bench *benc
     int64_t n = sums->rows * sums->cols;
     memset(phx_buffer_address(buffer), GUARD, phx_buffer_bytes(buffer));
     for (int round = 0; round < sums->rounds; round++) {
-        if (sums->rounds > 10) dawdle((uint64_t)(round * MAX_SIZE + world->rank));
+        if (sums->rounds > 10) dawdle(world, round);
         for (int64_t i = 0; i < n; i++) put(sums->dtype, data, i, uneven(world->rank, round, i));
         PHX_TRY(phx_comm_all_reduce(bench->comm, bench->stream, x));
         for (int64_t i = 0; i < n; i++)
@@ -272,7 +274,7 @@ static enum phx_status reduce_mixture(struct phx_world *world, struct bench *ben
         struct phx_tensor x = phx_tensor_view(buffers[dice >> 1 & 1], 0, PHX_F32, 1, n);
         char *data = phx_tensor_address(x);
         for (int64_t i = 0; i < n; i++) put(PHX_F32, data, i, uneven(world->rank, round, i));
-        dawdle((uint64_t)(round * MAX_SIZE + world->rank));
+        dawdle(world, round);
         PHX_TRY(phx_comm_all_reduce(bench->comm, bench->stream, x));
         for (int64_t i = 0; i < n; i++)
             RANK_CHECK(get(PHX_F32, data, i) == sum_in_rank_order(PHX_F32, world->size, round, i));

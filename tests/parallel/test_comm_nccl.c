@@ -44,8 +44,7 @@ static void put(enum phx_dtype dtype, void *to, int64_t i, float value)
     if (dtype == PHX_F32)
         ((float *)to)[i] = value;
     else
-        ((uint16_t *)to)[i] =
-            dtype == PHX_F16 ? phx_f16_from_f32(value) : phx_bf16_from_f32(value);
+        ((uint16_t *)to)[i] = dtype == PHX_F16 ? phx_f16_from_f32(value) : phx_bf16_from_f32(value);
 }
 
 /* Whole numbers: their sums over 8 ranks are exact in bf16. */
@@ -82,8 +81,10 @@ static enum phx_status check_sum(struct phx_world *world, struct bench *bench,
     }
     for (int round = 0; round < 3; round++) {
         PHX_TRY(phx_tensor_upload(bench->stream, x, given));
-        if (from_graph) PHX_TRY(phx_graph_launch(graph, bench->stream));
-        else PHX_TRY(phx_comm_all_reduce(bench->comm, bench->stream, x));
+        if (from_graph)
+            PHX_TRY(phx_graph_launch(graph, bench->stream));
+        else
+            PHX_TRY(phx_comm_all_reduce(bench->comm, bench->stream, x));
         PHX_TRY(phx_tensor_download(bench->stream, x, got));
         PHX_TRY(phx_stream_synchronize(bench->stream));
         RANK_CHECK(memcmp(got, expected, bytes) == 0);

@@ -226,7 +226,7 @@ static void test_no_wait_outlives_its_peers(void **state)
             struct disaster disaster = {.where = (enum where)where, .by_abort = by_abort};
             double start_s = body_now_s(CLOCK_MONOTONIC);
             enum phx_status status = phx_world_threads_run(4, meet_disaster, &disaster);
-            assert_true(body_now_s(CLOCK_MONOTONIC) - start_s < 2);
+            assert_true(body_now_s(CLOCK_MONOTONIC) - start_s < 10);
             assert_int_equal(status, by_abort ? PHX_PEER : PHX_DEVICE);
             assert_string_equal(phx_fail_sentence(),
                                 by_abort ? "" : "the device of rank 2 is on fire");
@@ -272,7 +272,7 @@ static enum phx_status play(struct phx_world *world, void *user)
     struct phx_signal *own = &game->signals[world->rank], *other = &game->signals[1 - world->rank];
     for (uint32_t i = 1; i <= TURNS; i++) {
         uint32_t turn = game->start + i;
-        if (i % PAUSE_TURNS == 0) body_sleep_ms(2); /* so that the other one sleeps */
+        if (i % PAUSE_TURNS == 0 && world->rank == 0) body_sleep_ms(2); /* rank 1 sleeps */
         if (world->rank == 0) phx_signal_set(own, turn);
         int spin_us = i % 3 == 0 ? 0 : 20;
         RANK_CHECK(phx_signal_wait(other, turn, world, spin_us));

@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "tests/support/op_step.h"
+
 const struct op_table *const op_tables[] = {
     &op_table_embed,         &op_table_add_norm,          &op_table_linear,
     &op_table_gate_up,       &op_table_rope_table,        &op_table_rope_append,
@@ -26,22 +28,23 @@ double op_tolerance(enum phx_dtype dtype)
 void op_case_run(struct phx_device *device, const struct op_table *table, size_t index,
                  double least_tolerance, int n_timed, struct op_result *result)
 {
-    const struct phx_limits limits = {
-        .max_rows = 512,
-        .max_seqs = 64,
-        .max_length = 65536,
-        .max_in = 8192,
-        .max_out = 32768,
-        .max_vocab = 131072,
-        .max_heads = 71,
-        .max_kv_heads = 8,
-        .max_head_dim = 256,
-    };
     struct phx_device_info info;
     struct op_case description = {0};
     struct op_run run;
     phx_device_info(device, &info);
     table->describe(index, &info, &description);
+    const bool large = description.large;
+    const struct phx_limits limits = {
+        .max_rows = 512,
+        .max_seqs = OP_STEP_SEQS,
+        .max_length = large ? 65536 : 4096,
+        .max_in = large ? 8192 : 1024,
+        .max_out = large ? 8192 : 1024,
+        .max_vocab = large ? 131072 : 1024,
+        .max_heads = 71,
+        .max_kv_heads = 8,
+        .max_head_dim = 256,
+    };
     op_run_open(&run, device, &limits, 0x5eed + index, result);
     table->run(&run, index, fmax(description.tolerance, least_tolerance), n_timed);
     op_run_close(&run);

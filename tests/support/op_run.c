@@ -8,7 +8,8 @@
 
 #include "kernels/base/check.h"
 
-enum { GUARD_BYTES = 256, PATTERN = 0xa5 };
+/* As an i32 the pattern is a large positive number: an index that nothing can have. */
+enum { GUARD_BYTES = 256, PATTERN = 0x5a };
 
 void *op_alloc(int64_t n, size_t bytes)
 {

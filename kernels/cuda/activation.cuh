@@ -1,0 +1,14 @@
+/// \file activation.cuh
+/// The activations of phx_gate_up.
+#ifndef PHX_KERNELS_CUDA_ACTIVATION_CUH
+#define PHX_KERNELS_CUDA_ACTIVATION_CUH
+
+#include "kernels/ops.h"
+
+__device__ inline float activate(enum phx_activation activation, float z)
+{
+    if (activation == PHX_SILU) return z / (1 + expf(-z));
+    return 0.5f * z * (1 + tanhf(0.7978845608f * (z + 0.044715f * z * z * z)));
+}
+
+#endif

@@ -1,0 +1,45 @@
+/// \file block.cuh
+/// Sums and maxima over a warp and over a block, in an order that is always the same.
+#ifndef PHX_KERNELS_CUDA_BLOCK_CUH
+#define PHX_KERNELS_CUDA_BLOCK_CUH
+
+#include <stdint.h>
+
+struct add_op {
+    template <typename T> __device__ T operator()(T a, T b) const
+    {
+        return a + b;
+    }
+};
+
+struct max_op {
+    template <typename T> __device__ T operator()(T a, T b) const
+    {
+        return a > b ? a : b;
+    }
+};
+
+/// Every lane gets the result.
+template <typename T, typename Op> __device__ inline T warp_reduce(T x, Op op)
+{
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) x = op(x, __shfl_xor_sync(~0u, x, offset));
+    return x;
+}
+
+/// Every thread gets the result. All threads of the block call it; 1, 2, 4, ... 32 whole warps.
+/// `shared` holds 32 values.
+template <typename T, typename Op> __device__ inline T block_reduce(T x, Op op, T *shared)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
+    x = warp_reduce(x, op);
+    __syncthreads(); /* who still reads the last result */
+    if (lane == 0) shared[warp] = x;
+    __syncthreads();
+    x = shared[lane % n_warps];
+    for (int offset = n_warps / 2; offset > 0; offset /= 2)
+        x = op(x, __shfl_xor_sync(~0u, x, offset));
+    return x;
+}
+
+#endif

@@ -1,0 +1,155 @@
+/* Products of any types and sizes, on plain f32 arithmetic: what cuBLASLt does not take. And the
+ * small kernels around products. */
+#include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/types.cuh"
+
+enum {
+    TILE = 64,  /* rows and columns of out that a block computes */
+    DEPTH = 16, /* of the inner dimension at a time */
+    SIDE = 16,  /* threads a side, each with 4 x 4 outputs */
+    EACH = TILE / SIDE,
+    THREADS = SIDE * SIDE,
+    MAX_GRID_Y = 65535,
+};
+
+/* TILE rows of a [rows, in] matrix, DEPTH columns from k on, laid down column by column. */
+template <typename T>
+__device__ inline void load_tile(const T *from, int64_t stride, int64_t row, int64_t rows,
+                                 int64_t k, int64_t in, float (*to)[TILE + 1])
+{
+    for (int i = threadIdx.x; i < TILE * DEPTH; i += THREADS) {
+        const int r = i / DEPTH, c = i % DEPTH;
+        const bool inside = row + r < rows && k + c < in;
+        to[c][r] = inside ? to_f32(from[(row + r) * stride + k + c]) : 0;
+    }
+}
+
+template <typename W, typename X>
+__global__ void __launch_bounds__(THREADS) gemm(struct phx_cuda_product p)
+{
+    __shared__ float x[DEPTH][TILE + 1], w[DEPTH][TILE + 1];
+    const int64_t row = (int64_t)blockIdx.y * TILE, col = (int64_t)blockIdx.x * TILE;
+    const int down = threadIdx.x / SIDE, across = threadIdx.x % SIDE;
+    float acc[EACH][EACH] = {};
+    for (int64_t k = 0; k < p.in; k += DEPTH) {
+        load_tile((const X *)p.x, p.x_stride, row, p.n, k, p.in, x);
+        load_tile((const W *)p.weight, p.in, col, p.n_out, k, p.in, w);
+        __syncthreads();
+        for (int d = 0; d < DEPTH; d++) {
+            float a[EACH], b[EACH];
+#pragma unroll
+            for (int i = 0; i < EACH; i++) {
+                a[i] = x[d][down + i * SIDE];
+                b[i] = w[d][across + i * SIDE];
+            }
+#pragma unroll
+            for (int i = 0; i < EACH; i++)
+#pragma unroll
+                for (int j = 0; j < EACH; j++) acc[i][j] = fmaf(a[i], b[j], acc[i][j]);
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+#pragma unroll
+        for (int j = 0; j < EACH; j++) {
+            const int64_t n = row + down + i * SIDE, o = col + across + j * SIDE;
+            if (n >= p.n || o >= p.n_out) continue;
+            store_any(p.out_dtype, p.out, n * p.out_stride + o,
+                      acc[i][j] + (p.bias != NULL ? p.bias[o] : 0));
+        }
+}
+
+extern "C" enum phx_status phx_cuda_gemm(struct phx_stream *stream,
+                                         const struct phx_cuda_product *product)
+{
+    return with_type(product->weight_dtype, [&](auto w) {
+        return with_type(product->x_dtype, [&](auto x) {
+            using W = decltype(w);
+            using X = decltype(x);
+            const int64_t slab = (int64_t)MAX_GRID_Y * TILE; /* rows that a grid covers */
+            for (int64_t row = 0; row < product->n; row += slab) {
+                struct phx_cuda_product p = *product;
+                p.x = (const X *)p.x + row * p.x_stride;
+                p.out = (char *)p.out + phx_dtype_bytes(p.out_dtype, row * p.out_stride);
+                p.n = p.n - row < slab ? p.n - row : slab;
+                dim3 grid((unsigned)ceil_div(p.n_out, TILE), (unsigned)ceil_div(p.n, TILE));
+                gemm<W, X><<<grid, THREADS, 0, phx_cuda_stream_native(stream)>>>(p);
+                PHX_TRY(launched("gemm"));
+            }
+            return PHX_OK;
+        });
+    });
+}
+
+/* ---- around products: blocks of a row's columns, rows in the grid's other direction ---- */
+
+template <typename T>
+__global__ void add_bias(T *x, int64_t n, int64_t cols, int64_t stride, const float *bias)
+{
+    const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (c >= cols) return;
+    for (int64_t r = blockIdx.y; r < n; r += gridDim.y)
+        x[r * stride + c] = from_f32<T>(to_f32(x[r * stride + c]) + bias[c]);
+}
+
+extern "C" enum phx_status phx_cuda_add_bias(struct phx_stream *stream, enum phx_dtype dtype,
+                                             void *x, int64_t n, int64_t cols, int64_t stride,
+                                             const float *bias)
+{
+    return with_type(dtype, [&](auto type) {
+        add_bias<<<grid_of(n, cols, THREADS), THREADS, 0, phx_cuda_stream_native(stream)>>>(
+            (decltype(type) *)x, n, cols, stride, bias);
+        return launched("add_bias");
+    });
+}
+
+template <typename T>
+__global__ void pack(const T *from, int64_t stride, T *to, int64_t n, int64_t in, int64_t pitch)
+{
+    const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (c >= pitch) return;
+    for (int64_t r = blockIdx.y; r < n; r += gridDim.y)
+        to[r * pitch + c] = c < in ? from[r * stride + c] : from_f32<T>(0);
+}
+
+extern "C" enum phx_status phx_cuda_pack(struct phx_stream *stream, enum phx_dtype dtype,
+                                         const void *from, int64_t stride, void *to, int64_t n,
+                                         int64_t in)
+{
+    const int64_t pitch = phx_cuda_pitch(in);
+    return with_type(dtype, [&](auto type) {
+        using T = decltype(type);
+        pack<<<grid_of(n, pitch, THREADS), THREADS, 0, phx_cuda_stream_native(stream)>>>(
+            (const T *)from, stride, (T *)to, n, in, pitch);
+        return launched("pack");
+    });
+}
+
+template <typename T>
+__global__ void gate(const T *x, const float *bias, enum phx_activation activation, T *out,
+                     int64_t out_stride, int64_t n, int64_t n_gated)
+{
+    const int64_t f = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (f >= n_gated) return;
+    const float gate_bias = bias != NULL ? bias[f] : 0;
+    const float up_bias = bias != NULL ? bias[n_gated + f] : 0;
+    for (int64_t r = blockIdx.y; r < n; r += gridDim.y) {
+        const T *row = x + r * 2 * n_gated;
+        float z = activate(activation, to_f32(row[f]) + gate_bias);
+        out[r * out_stride + f] = from_f32<T>(z * (to_f32(row[n_gated + f]) + up_bias));
+    }
+}
+
+extern "C" enum phx_status phx_cuda_gate(struct phx_stream *stream, enum phx_dtype dtype,
+                                         const void *x, const float *bias,
+                                         enum phx_activation activation, void *out,
+                                         int64_t out_stride, int64_t n, int64_t n_gated)
+{
+    return with_type(dtype, [&](auto type) {
+        using T = decltype(type);
+        gate<<<grid_of(n, n_gated, THREADS), THREADS, 0, phx_cuda_stream_native(stream)>>>(
+            (const T *)x, bias, activation, (T *)out, out_stride, n, n_gated);
+        return launched("gate");
+    });
+}

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# What must hold on a GPU: builds with CUDA, runs every test labelled gpu, then the op and device
+# tests under compute-sanitizer. Prints a summary, which also goes to bench/results/.
+#
+#   tests/gpu.sh [BUILD_FOLDER]        default: build/gpu
+#
+# PHX_GPU_TARGETS: only these targets are built (default: all). PHX_RESULTS: where the summary goes.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+build=${1:-build/gpu}
+results=${PHX_RESULTS:-bench/results}
+log=$build/gpu-tests.log
+failed=0
+
+cmake -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPHX_CUDA=ON >"$build.configure.log" 2>&1 ||
+    { cat "$build.configure.log"; exit 1; }
+# shellcheck disable=SC2086
+cmake --build "$build" --target ${PHX_GPU_TARGETS:-all} >"$build/build.log" 2>&1 ||
+    { tail -50 "$build/build.log"; exit 1; }
+
+step() { # NAME COMMAND...: one line of the summary
+    local name=$1 start=$SECONDS verdict=ok
+    shift
+    echo "== $name: $*" >>"$log"
+    "$@" >>"$log" 2>&1 || { verdict="FAILED ($?)"; failed=1; }
+    printf '%-12s %-44s %5d s\n' "$verdict" "$name" $((SECONDS - start)) | tee -a "$summary"
+}
+
+sanitize() { # TOOL PROGRAM
+    local options=(--tool "$1" --error-exitcode 9)
+    # A test asks for more memory than there is, and is told so.
+    [ "$1" != memcheck ] || options+=(--report-api-errors no)
+    compute-sanitizer "${options[@]}" "$2"
+}
+
+sanitize_ops() { # TOOL: the ops side by side
+    local test=$build/tests/kernels/test_ops_cuda
+    "$test" --ops | xargs -P 8 -I{} env PHX_TEST_ONCE=1 PHX_TEST_OP={} \
+        compute-sanitizer --tool "$1" --error-exitcode 9 "$test"
+}
+
+summary=$(mktemp)
+: >"$log"
+step "tests labelled gpu" ctest --test-dir "$build" -L gpu --output-on-failure --no-tests=error
+if command -v compute-sanitizer >/dev/null; then
+    for tool in memcheck racecheck initcheck; do
+        step "$tool, test_device_cuda" sanitize $tool "$build/tests/kernels/test_device_cuda"
+        step "$tool, test_ops_cuda" sanitize_ops $tool
+    done
+else
+    echo "skipped      compute-sanitizer is not installed" | tee -a "$summary"
+fi
+
+gpus=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | sort | uniq -c)
+commit=$(git rev-parse --short HEAD 2>/dev/null || echo "not known here")
+git diff --quiet HEAD 2>/dev/null || commit+=", with changes"
+{
+    echo "# GPU tests"
+    echo
+    echo "- machine: ${gpus#"${gpus%%[! ]*}"}"
+    echo "- CUDA: $(nvcc --version | sed -n 's/.*release \([^,]*\),.*/\1/p')"
+    echo "- date: $(date -u +%F)"
+    echo "- commit: $commit"
+    echo "- command: tests/gpu.sh"
+    echo
+    echo '```'
+    cat "$summary"
+    echo '```'
+} >"$results/gpu-tests.md"
+rm -f "$summary"
+wrong='ERROR|FAILED|========= (Error|Invalid|Race|Uninit)|case [0-9]+'
+[ $failed -eq 0 ] || grep -nE "$wrong" "$log" | head -60
+exit $failed
