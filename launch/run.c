@@ -78,14 +78,16 @@ static enum phx_status make_device(struct phx_run *run, const struct phx_schedul
 {
     const struct phx_run_settings *s = &run->settings;
     struct phx_device_info info;
-    PHX_TRY(phx_device_create(&(struct phx_device_options){.kind = s->device,
-                                                           .ordinal = run->world->node_rank,
-                                                           .n_threads = s->n_threads,
-                                                           .crowded = s->crowded,
-                                                           .isa = s->isa,
-                                                           .cpus = s->cpus,
-                                                           .compute = s->compute},
-                              &run->device));
+    bool weights_type = s->weights_type && s->device == PHX_DEVICE_CUDA;
+    PHX_TRY(phx_device_create(
+        &(struct phx_device_options){.kind = s->device,
+                                     .ordinal = run->world->node_rank,
+                                     .n_threads = s->n_threads,
+                                     .crowded = s->crowded,
+                                     .isa = s->isa,
+                                     .cpus = s->cpus,
+                                     .compute = weights_type ? run->config->dtype : s->compute},
+        &run->device));
     phx_device_info(run->device, &info);
     phx_memory_plan_make(run->config, run->plan, run->checkpoint, run->device, limits,
                          info.kv_default, &run->memory);

@@ -23,6 +23,7 @@ struct phx_run_settings {
     bool dummy;        ///< made-up weights; only config.json is needed
     enum phx_device_kind device;
     enum phx_dtype compute; ///< as in phx_device_options
+    bool weights_type;      ///< on a GPU: the type that the model's config names, not `compute`
     int n_threads;          ///< CPU: of this rank
     bool crowded;           ///< CPU: as in phx_device_options
     const int *cpus;        ///< CPU: [n_threads] to pin to, or NULL

@@ -42,6 +42,7 @@ static enum phx_status make(struct phx_world *world, const struct phx_options *o
                                      .device = device,
                                      .compute = options->compute == PHX_COMPUTE_BFLOAT16 ? PHX_BF16
                                                                                          : PHX_F32,
+                                     .weights_type = options->compute == PHX_COMPUTE_AUTO,
                                      .n_threads = (*placement)->n_threads,
                                      .crowded = (*placement)->crowded,
                                      .cpus = (*placement)->cpus,

@@ -5,6 +5,7 @@
 #   tests/gpu.sh [BUILD_FOLDER]        default: build/gpu
 #
 # PHX_GPU_TARGETS: only these targets are built (default: all). PHX_RESULTS: where the summary goes.
+# PHX_COMMIT: what the summary calls the commit where git does not know.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 build=${1:-build/gpu}
@@ -12,8 +13,9 @@ results=${PHX_RESULTS:-bench/results}
 log=$build/gpu-tests.log
 failed=0
 
-cmake -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPHX_CUDA=ON >"$build.configure.log" 2>&1 ||
-    { cat "$build.configure.log"; exit 1; }
+mkdir -p "$build" "$results"
+cmake -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPHX_CUDA=ON >"$build/configure.log" 2>&1 ||
+    { cat "$build/configure.log"; exit 1; }
 # shellcheck disable=SC2086
 cmake --build "$build" --target ${PHX_GPU_TARGETS:-all} >"$build/build.log" 2>&1 ||
     { tail -50 "$build/build.log"; exit 1; }
@@ -52,7 +54,7 @@ else
 fi
 
 gpus=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | sort | uniq -c)
-commit=$(git rev-parse --short HEAD 2>/dev/null || echo "not known here")
+commit=$(git rev-parse --short HEAD 2>/dev/null || echo "${PHX_COMMIT:-not known here}")
 git diff --quiet HEAD 2>/dev/null || commit+=", with changes"
 {
     echo "# GPU tests"

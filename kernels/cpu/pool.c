@@ -9,8 +9,8 @@
 
 #include "kernels/base/check.h"
 
-/* About 100 us on machines where a pause takes 140 cycles: longer than the gaps between the ops of
- * a step, shorter than anybody would notice on an electricity bill. */
+/* About 100 us where a pause takes 140 cycles: longer than the gaps between the ops of a step, too
+ * short to hold others up. */
 enum { SPINS = 2000 };
 
 /* What threads wait for: a change of `value`. Alone on its cache lines. */

@@ -15,7 +15,7 @@
 /// How weights are read. A step is one column with activations float x[step][rows]; for BF16 a
 /// pair of columns with float x[step][2][rows]; for BF16_DOT a pair of columns with activations in
 /// bf16, uint16_t x[step][rows][2].
-enum phx_tile_kind { PHX_TILE_F32, PHX_TILE_F16, PHX_TILE_BF16, PHX_TILE_BF16_DOT, PHX_TILE_KINDS };
+enum phx_tile_kind { PHX_TILE_F32, PHX_TILE_F16, PHX_TILE_BF16, PHX_TILE_BF16_DOT };
 
 enum { PHX_TILE_MAX_ROWS = 12, PHX_TILE_MAX_PANELS = 4 };
 

@@ -113,7 +113,9 @@ static void run(struct rig *rig, const struct problem *p, int64_t first, int64_t
     int64_t out_stride = s->out + GUARD, x_stride = s->in + GAP;
     for (int64_t i = 0; i < rows * out_stride; i++) out[i] = guard;
     const struct phx_cpu_stream *stream = (const struct phx_cpu_stream *)rig->stream;
-    memset(stream->scratch, 0xff, stream->scratch_bytes); /* what lies there is not a number */
+    size_t packed = (size_t)((rows + 1) * (s->in + 1)) * sizeof(float);
+    char *shared = phx_cpu_shared_scratch(rig->stream);
+    memset(stream->scratch, 0xff, (size_t)(shared - stream->scratch) + packed); /* no numbers */
     struct phx_tensor x = wrapped(rig, p->x + first * x_stride, rows, s->in, x_stride);
     struct phx_tensor to = wrapped(rig, out, rows, s->out, out_stride);
     struct phx_tensor bias = {0};

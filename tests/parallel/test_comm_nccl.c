@@ -9,8 +9,9 @@
 #include "parallel/world_threads.h"
 #include "tests/parallel/rank_check.h"
 #include "tests/support/check.h"
+#include "tests/support/gpus.h"
 
-enum { SKIPPED = 77, MAX_SIZE = 8, MAX_BYTES = 1 << 20 };
+enum { MAX_SIZE = 8, MAX_BYTES = 1 << 20 };
 
 struct bench {
     struct phx_device *device;
@@ -177,24 +178,11 @@ static enum phx_status run_rank(struct phx_world *world, void *user)
     return status;
 }
 
-static int count_gpus(void)
-{
-    struct phx_device_options options = {.kind = PHX_DEVICE_CUDA, .n_threads = 1};
-    options.compute = PHX_F32;
-    for (; options.ordinal < MAX_SIZE; options.ordinal++) {
-        struct phx_device *device;
-        if (phx_device_create(&options, &device) != PHX_OK) break;
-        phx_device_destroy(device);
-    }
-    phx_fail_clear();
-    return options.ordinal;
-}
-
 static void test_ranks(void **state)
 {
     (void)state;
-    const int n_gpus = count_gpus();
-    for (int size = 1; size <= n_gpus; size++) {
+    const int n_gpus = test_count_gpus();
+    for (int size = 1; size <= n_gpus && size <= MAX_SIZE; size++) {
         assert_ok(phx_world_threads_run(size, run_rank, NULL));
         print_message("%d of %d GPUs: right\n", size, n_gpus);
     }
@@ -203,10 +191,6 @@ static void test_ranks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_ranks)};
-    const char *reason = NULL;
-    if (!phx_device_available(PHX_DEVICE_CUDA, &reason)) {
-        printf("skipped: %s\n", reason);
-        return SKIPPED;
-    }
+    if (test_count_gpus() == 0) return TEST_SKIPPED;
     return cmocka_run_group_tests_name("NCCL", tests, NULL, NULL);
 }
