@@ -55,7 +55,7 @@ fi
 
 gpus=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | sort | uniq -c)
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo "${PHX_COMMIT:-not known here}")
-git diff --quiet HEAD 2>/dev/null || commit+=", with changes"
+git diff --quiet HEAD 2>/dev/null || [ -n "${PHX_COMMIT:-}" ] || commit+=", with changes"
 {
     echo "# GPU tests"
     echo
