@@ -1,5 +1,5 @@
 # The CUDA backend and NCCL, or neither: PHX_HAS_CUDA says which of the two configurations this is.
-set(PHX_CUDA OFF CACHE STRING "The CUDA backend: AUTO (if the toolkit and NCCL are found), ON or OFF")
+set(PHX_CUDA AUTO CACHE STRING "The CUDA backend: AUTO (if the toolkit and NCCL are found), ON or OFF")
 set_property(CACHE PHX_CUDA PROPERTY STRINGS AUTO ON OFF)
 
 # Architectures of the GPUs of this machine; without any, A100 and H100, H200.

@@ -4,8 +4,8 @@
 /// Letters: N rows (tokens of the step), S sequences, E hidden size, Hq and Hk query and KV heads
 /// of this rank, G = Hq / Hk, D head size, F feed-forward columns of this rank, V vocabulary rows
 /// of this rank, M rows whose logits are wanted, B slots. Activations have the device's activation
-/// type ("act") and may have gaps between rows; accumulation is f32. Outputs never alias inputs
-/// unless said.
+/// type ("act") and may have gaps between rows, lists of numbers [N, 1] may not; accumulation is
+/// f32. Outputs never alias inputs unless said.
 ///
 /// Arguments are checked once, in ops.c, by assertion: a wrong shape is a programmer's mistake. The
 /// returned status is only ever the device's (PHX_DEVICE). No op allocates.
@@ -78,7 +78,7 @@ struct phx_kv_pages {
 };
 
 /// Which rows belong to which sequence and where its keys lie. On the device; the same for all
-/// layers.
+/// layers. Key i of a sequence is in block i / 64 of its slot, at that block's position + i % 64.
 struct phx_step_layout {
     int32_t n_rows;                ///< N
     int32_t n_seqs;                ///< S
@@ -148,19 +148,16 @@ enum phx_status phx_op_gather_rows(struct phx_stream *stream, const struct phx_g
 
 /* ---- sampling: one rule on every backend, see phx_sampling ---- */
 
-/// How a slot's next token is drawn from its logits z:
+/// How a slot's next token is drawn from its logits z (one that is NaN counts as -infinity):
 ///   1. penalties, over tokens seen in prompt or output: z > 0 ? z / repeat : z * repeat; then over
-///   tokens
-///      of the output only: z -= presence + frequency * count; then z += bias.
+///      tokens of the output only: z -= presence + frequency * count; then z += bias.
 ///   2. temperature 0: the largest z, the lowest id among equals. Otherwise z /= temperature, and
-///   of the
-///      tokens sorted by z (then id) are kept: the first top_k (0: all); of these the shortest
-///      prefix whose probability, renormalised, reaches top_p; of these the ones with probability
-///      >= min_p * largest.
+///      of the tokens sorted by z (then id) are kept: the first top_k (0: all); of these the
+///      shortest prefix whose probability, renormalised, reaches top_p; of these the ones with
+///      probability >= min_p * largest.
 ///   3. the token with the largest z - log(-log(u)), u = phx_sample_uniform(key, id), which draws
-///   from
-///      softmax(z) over the kept ones (Gumbel-max). key = phx_sample_key(seed, choice, position),
-///      where position is the one that the new token will have in its text.
+///      from softmax(z) over the kept ones (Gumbel-max). key = phx_sample_key(seed, choice,
+///      position), where position is the one that the new token will have in its text.
 struct phx_sampling {
     float temperature;
     float top_p;             ///< in (0, 1]; 1: off
@@ -185,7 +182,7 @@ struct phx_sampling_table {
     struct phx_tensor params; ///< u8 [B, sizeof(struct phx_sampling)]
     struct phx_tensor
         counts; ///< u16 [B, V]: bit 15 in prompt, bit 14 has a bias, rest: times in output
-    struct phx_tensor bias_ids;    ///< i32 [B, PHX_MAX_BIAS] global ids
+    struct phx_tensor bias_ids;    ///< i32 [B, PHX_MAX_BIAS] global ids, each once
     struct phx_tensor bias_values; ///< f32 [B, PHX_MAX_BIAS]
 };
 

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include "kernels/base/check.h"
+#include "launch/output.h"
 
 struct rank_facts {
     double load_seconds;
@@ -51,6 +52,7 @@ enum phx_status phx_report_run(struct phx_run *run)
     PHX_TRY_GOTO(phx_world_allgather(run->world, &own, sizeof own, all), done);
     if (run->world->rank == 0) {
         struct phx_engine_counters counters;
+        phx_output_drain(); /* so that the line comes after the text */
         phx_engine_counters(run->engine, &counters);
         print(&counters, all, run->world->size, hash);
     }

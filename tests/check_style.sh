@@ -72,7 +72,7 @@ check_functions() # FILE ...
 list_files() # of ROOT that people write
 {
     cd "$root"
-    find . \( -path ./build -o -path ./.git -o -path ./.deps -o -path ./.cache -o -path ./models \
+    find . \( -path './.[!c]*' -o -path ./.cache -o -path ./build -o -path ./models \
         -o -path ./tests/data -o -path '*/corpus' -o -path ./bench/results \) -prune -o -type f \
         \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.sh' -o -name '*.md' \
         -o -name '*.cmake' -o -name CMakeLists.txt -o -path ./.ci/run \) -print |

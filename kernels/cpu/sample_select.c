@@ -99,11 +99,10 @@ static struct bound prefix(const struct draw *d, struct bound outer, uint64_t co
             histogram[(own >> shift) & ((1u << widths[digit]) - 1)] += weight;
             total += weight;
         }
-        if (digit == 0 && count == 0) {
-            wanted = (uint64_t)ceil(fraction * (double)total);
-            if (wanted == 0) wanted = 1;
+        if (digit == 0) {
+            if (count == 0) wanted = (uint64_t)fmax(ceil(fraction * (double)total), 1);
+            if (wanted > total) return outer;
         }
-        if (wanted - before > total) return outer; /* at the first digit only */
         uint32_t bucket = (1u << widths[digit]) - 1;
         while (bucket > 0 && before + histogram[bucket] < wanted) before += histogram[bucket--];
         key |= bucket << shift;
@@ -111,8 +110,7 @@ static struct bound prefix(const struct draw *d, struct bound outer, uint64_t co
     /* All that are left are equal: as many as it takes. */
     const uint32_t bits = (key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key;
     const uint64_t each = count > 0 ? 1 : mass(d, phx_f32_from_bits(bits));
-    struct bound found = {key, each > 0 ? (wanted - before + each - 1) / each : UINT64_MAX};
-    return found;
+    return (struct bound){key, (wanted - before + each - 1) / each};
 }
 
 /* The best of the tokens within the bound and not below `least`. */

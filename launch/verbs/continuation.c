@@ -18,6 +18,7 @@ static double now(void)
 
 static enum phx_status keep(struct phx_continuation *c, const char *text, size_t bytes)
 {
+    if (bytes == 0) return PHX_OK;
     if (c->bytes + bytes > c->capacity) {
         size_t capacity = 2 * (c->bytes + bytes) + 256;
         char *grown = realloc(c->text, capacity);
@@ -27,7 +28,7 @@ static enum phx_status keep(struct phx_continuation *c, const char *text, size_t
     }
     memcpy(c->text + c->bytes, text, bytes);
     c->bytes += bytes;
-    if (c->live == NULL || bytes == 0) return PHX_OK;
+    if (c->live == NULL) return PHX_OK;
     if (fwrite(text, 1, bytes, c->live) != bytes || fflush(c->live) != 0)
         return phx_fail(PHX_IO, "cannot write the text to standard output");
     return PHX_OK;

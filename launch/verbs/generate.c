@@ -197,7 +197,10 @@ static enum phx_status print_finished(struct job *job, bool last_chance)
 {
     for (; job->n_printed < job->n; job->n_printed++) {
         struct phx_continuation *c = job->items[job->n_printed];
-        if (c->request->finish == PHX_FINISH_NONE && !last_chance) return PHX_OK;
+        bool finished = c->request->finish != PHX_FINISH_NONE;
+        if (!finished && !last_chance) return PHX_OK;
+        /* An interrupted mpirun forwards little more: what has nothing to show stays away. */
+        if (!finished && c->request->n_ids == c->request->options.n_prompt) continue;
         PHX_TRY(phx_continuation_end(c));
         if (job->options->json) {
             PHX_TRY(phx_continuation_print_json(c, stdout));

@@ -1,0 +1,24 @@
+#include "launch/output.h"
+
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+/* mpirun gives its ranks a pseudo-terminal or a pipe; a file holds nothing back. */
+static int unread_bytes(void)
+{
+    int n = 0;
+    if (ioctl(STDOUT_FILENO, isatty(STDOUT_FILENO) ? TIOCOUTQ : FIONREAD, &n) != 0) return 0;
+    return n;
+}
+
+void phx_output_drain(void)
+{
+    enum { ROUNDS = 100 };
+    static const struct timespec pause = {.tv_nsec = 5000000};
+    fflush(stdout);
+    for (int i = 0; i < ROUNDS && unread_bytes() > 0; i++) nanosleep(&pause, NULL);
+    /* What the reader has taken it has not yet passed on. */
+    nanosleep(&pause, NULL);
+}
