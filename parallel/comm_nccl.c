@@ -79,8 +79,13 @@ static enum phx_status nccl_create(struct phx_world *world, struct phx_device *d
                                    const struct phx_comm_options *options, struct phx_comm **out)
 {
     enum phx_status status = PHX_OK;
+    struct phx_device_info info;
+    phx_device_info(device, &info);
+    if (info.kind != PHX_DEVICE_CUDA)
+        return phx_fail(PHX_UNSUPPORTED, "NCCL adds what lies on GPUs, and this rank computes on "
+                                         "the CPU: use the host communicator");
     struct nccl_comm *c = calloc(1, sizeof *c);
-    PHX_ASSERT(c != NULL);
+    if (c == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the communicator");
     c->base.ops = &phx_comm_nccl;
     c->base.world = world;
     c->base.device = device;

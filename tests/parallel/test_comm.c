@@ -538,7 +538,8 @@ static enum phx_status need_nccl(struct phx_world *world, void *user)
     return PHX_OK;
 }
 
-static void test_absent_nccl(void **state)
+/* Without a GPU, or in a build without NCCL. */
+static void test_no_nccl_on_the_cpu(void **state)
 {
     (void)state;
     expect_ok(phx_world_threads_run(1, need_nccl, NULL));
@@ -559,7 +560,7 @@ int main(void)
         cmocka_unit_test(test_gather),
         cmocka_unit_test(test_counters),
         cmocka_unit_test(test_no_wait_outlives_its_peers),
-        cmocka_unit_test(test_absent_nccl),
+        cmocka_unit_test(test_no_nccl_on_the_cpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -197,8 +197,7 @@ static size_t merge_naively(const json_t *ranks, struct naive_symbol *symbols, s
         json_int_t best_rank = 0;
         char pair[2 * sizeof symbols->text];
         for (size_t i = 0; i + 1 < n; i++) {
-            int bytes =
-                snprintf(pair, sizeof pair, "%s %s", symbols[i].text, symbols[i + 1].text);
+            int bytes = snprintf(pair, sizeof pair, "%s %s", symbols[i].text, symbols[i + 1].text);
             assert_in_range(bytes, 0, sizeof pair - 1);
             const json_t *rank = json_object_get(ranks, pair);
             if (rank && (best == n || json_integer_value(rank) < best_rank)) {
