@@ -352,6 +352,8 @@ static enum phx_status check_together(const struct phx_options *o)
         }
         source = sources[i];
     }
+    if (o->verb == PHX_VERB_GENERATE && o->logprobs >= 0 && !o->json)
+        return phx_fail(PHX_USAGE, "--logprobs goes into the JSON: give --json too");
     const char *single = o->logits_out ? "--logits-out" : o->force_ids.n ? "--force-ids" : NULL;
     if (single && (o->prompts.n > 1 || o->prompts_file)) {
         return phx_fail(PHX_USAGE, "%s: needs a single prompt (-p, -f or --prompt-ids)", single);

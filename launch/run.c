@@ -58,6 +58,8 @@ static struct phx_scheduler_limits limits_for(const struct phx_config *config,
     struct phx_scheduler_limits l = {.max_seqs = needs->max_seqs,
                                      .max_rows = needs->max_rows,
                                      .max_length = min32(needs->max_length, config->max_positions)};
+    /* No step has more rows than all texts together. */
+    l.max_rows = min32(l.max_rows, (int64_t)l.max_seqs * l.max_length);
     if (l.max_rows < l.max_seqs) l.max_rows = l.max_seqs;
     l.max_outputs = l.max_seqs;
     if (needs->all_logits) {
@@ -127,6 +129,7 @@ static enum phx_status make_engine(struct phx_run *run, const struct phx_schedul
                                                         .device = run->device,
                                                         .stream = run->stream,
                                                         .comm = run->comm,
+                                                        .partials = run->partials,
                                                         .config = run->config,
                                                         .plan = run->plan,
                                                         .weights = run->weights},
@@ -141,6 +144,10 @@ enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *n
     struct phx_scheduler_limits limits = limits_for(run->config, &shared);
     PHX_TRY(phx_world_agree(world, make_device(run, &limits)));
     PHX_TRY(phx_world_agree(world, make_comm(run)));
+    /* A phase of its own, since it is collective: nobody may fail before it and leave the others.
+     */
+    PHX_TRY(
+        phx_world_agree(world, phx_comm_buffer(run->comm, run->memory.comm_bytes, &run->partials)));
     PHX_TRY(phx_world_agree(world, load_weights(run)));
     PHX_TRY(phx_world_agree(world, make_engine(run, &limits)));
     phx_log(PHX_LOG_INFO, "weights: %.1f MB in the files, %.1f MB read, %.1f MB kept, %.2f s",

@@ -41,6 +41,7 @@ struct phx_run {
     struct phx_device *device;
     struct phx_stream *stream;
     struct phx_comm *comm;
+    struct phx_buffer *partials; ///< of the communicator, freed with it
     struct phx_weights *weights;
     struct phx_engine *engine;
     struct phx_memory_plan memory;

@@ -74,6 +74,7 @@ static enum phx_status make_parts(struct phx_engine *e)
                                                            .weights = e->parts.weights,
                                                            .kv = e->kv,
                                                            .comm = e->parts.comm,
+                                                           .partials = e->parts.partials,
                                                            .device = e->parts.device,
                                                            .stream = e->parts.stream,
                                                            .max_rows = l->max_rows,

@@ -25,6 +25,7 @@ struct phx_engine_parts {
     struct phx_device *device;
     struct phx_stream *stream;
     struct phx_comm *comm;
+    struct phx_buffer *partials; ///< as in phx_forward_parts: its allocation is collective
     const struct phx_config *config;
     const struct phx_shard_plan *plan;
     const struct phx_weights *weights;

@@ -177,7 +177,6 @@ enum phx_status phx_forward_create(const struct phx_forward_parts *parts, struct
     enum phx_dtype act = activation_type(parts->device);
     int size = phx_shard_plan_size(parts->plan);
     int64_t hidden = parts->config->hidden;
-    struct phx_buffer *shared = NULL;
     f->layer_rope = calloc((size_t)parts->config->n_layers, sizeof *f->layer_rope);
     f->vocab_begin = calloc((size_t)size + 1, sizeof *f->vocab_begin);
     f->record_begin = calloc((size_t)size + 1, sizeof *f->record_begin);
@@ -191,14 +190,9 @@ enum phx_status phx_forward_create(const struct phx_forward_parts *parts, struct
         lay_out(parts->config, parts->plan, act, parts->max_rows, parts->max_outputs, NULL, &f->a);
     PHX_TRY_GOTO(phx_buffer_create(parts->device, bytes, &f->memory), fail);
     lay_out(parts->config, parts->plan, act, parts->max_rows, parts->max_outputs, f->memory, &f->a);
-    PHX_TRY_GOTO(
-        phx_comm_buffer(parts->comm,
-                        2 * phx_forward_reduce_bytes(parts->config, parts->device, parts->max_rows),
-                        &shared),
-        fail);
-    f->partial = phx_tensor_view(shared, 0, act, parts->max_rows, hidden);
-    f->out_partial =
-        phx_tensor_view(shared, phx_tensor_span_bytes(f->partial), act, parts->max_outputs, hidden);
+    f->partial = phx_tensor_view(parts->partials, 0, act, parts->max_rows, hidden);
+    f->out_partial = phx_tensor_view(parts->partials, phx_tensor_span_bytes(f->partial), act,
+                                     parts->max_outputs, hidden);
     PHX_TRY_GOTO(make_ropes(f), fail);
     *out = f;
     return PHX_OK;

@@ -49,6 +49,7 @@ struct phx_forward_parts {
     const struct phx_weights *weights;
     const struct phx_kv_pages *kv; ///< [n_layers]
     struct phx_comm *comm;
+    struct phx_buffer *partials; ///< of the communicator, 2 * phx_forward_reduce_bytes()
     struct phx_device *device;
     struct phx_stream *stream; ///< for what is uploaded at creation
     int32_t max_rows, max_outputs;

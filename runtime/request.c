@@ -30,8 +30,10 @@ static enum phx_status check(const struct phx_request_options *o)
     if (o->n_forced > o->max_new)
         return phx_fail(PHX_USAGE, "%d forced tokens but only %d to generate: raise -n to %d",
                         o->n_forced, o->max_new, o->n_forced);
-    if (!(s->temperature >= 0 && s->temperature < INFINITY))
-        return phx_fail(PHX_USAGE, "temperature %g: must be 0 or more", s->temperature);
+    /* Below, logits divided by it would overflow. */
+    if (s->temperature != 0 && !(s->temperature >= 1e-6f && s->temperature < INFINITY))
+        return phx_fail(PHX_USAGE, "temperature %g: must be 0, or 0.000001 or more",
+                        s->temperature);
     if (!(s->top_p > 0 && s->top_p <= 1))
         return phx_fail(PHX_USAGE, "top-p %g: must be above 0 and at most 1", s->top_p);
     if (!(s->min_p >= 0 && s->min_p <= 1))

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "kernels/base/check.h"
@@ -270,17 +271,21 @@ enum phx_status phx_safetensors_write(const char *path, const struct phx_tensor_
                                       size_t n)
 {
     enum phx_status status = PHX_OK;
+    struct stat old;
+    /* A rename would put a file in place of a device, a pipe or a link. */
+    if (lstat(path, &old) == 0 && !S_ISREG(old.st_mode))
+        return phx_fail(PHX_USAGE, "cannot write %s: it is there and no regular file", path);
     char *header = header_text(tensors, n), *temporary = NULL;
-    if (!header || asprintf(&temporary, "%s.tmp", path) < 0) {
+    if (!header || asprintf(&temporary, "%s.tmpXXXXXX", path) < 0) {
         free(header);
         return phx_fail(PHX_OUT_OF_MEMORY, "%s: out of memory", path);
     }
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int fd = mkostemp(temporary, O_CLOEXEC);
     if (fd < 0) {
         status = phx_fail(PHX_IO, "cannot write %s: %s", temporary, strerror(errno));
         goto done;
     }
-    bool ok = write_file(fd, header, tensors, n);
+    bool ok = fchmod(fd, 0644) == 0 && write_file(fd, header, tensors, n);
     int error = errno;
     if (close(fd) != 0 && ok) {
         ok = false;

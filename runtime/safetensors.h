@@ -68,7 +68,8 @@ struct phx_tensor_to_write {
     int64_t shape[PHX_MAX_TENSOR_DIMS];
     const void *data;
 };
-/// Write a safetensors file, through PATH.tmp and a rename, so that PATH is never half written.
+/// Write a safetensors file, through a temporary file beside it and a rename, so that PATH is never
+/// half written.
 enum phx_status phx_safetensors_write(const char *path, const struct phx_tensor_to_write *tensors,
                                       size_t n);
 

@@ -59,6 +59,9 @@ static enum phx_status cut(struct score *s, const struct phx_config *config)
     if (length > config->max_positions)
         return phx_fail(PHX_USAGE, "a window of %lld tokens: the model has positions for %lld",
                         (long long)length, (long long)config->max_positions);
+    if (length > context)
+        return phx_fail(PHX_USAGE, "a window of %lld tokens and a context of %lld: raise -c",
+                        (long long)length, (long long)context);
     if (length > targets) length = targets;
     int64_t stride = o->stride ? o->stride : length;
     if (stride > length) stride = length;

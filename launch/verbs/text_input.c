@@ -9,6 +9,7 @@
 
 static enum phx_status add(struct phx_texts *texts, const char *text, size_t bytes)
 {
+    if (bytes == 0) return phx_fail(PHX_USAGE, "the text is empty: give at least one character");
     struct phx_text *items = realloc(texts->items, (texts->n + 1) * sizeof *items);
     char *own = malloc(bytes + 1);
     if (items != NULL) texts->items = items;

@@ -136,7 +136,7 @@ refuses "too long a prompt" 2 "the context holds 4" generate -c 4 -p "to be or n
 refuses "context longer than the model's" 2 "-c 4096" generate -c 4096 -p x
 refuses "empty prompt" 2 "must not be empty" generate -p ""
 : >"$tmp/empty"
-refuses "empty file" 2 "prompt 1 is empty" generate --no-bos -f "$tmp/empty"
+refuses "empty file" 2 "the text is empty" generate -f "$tmp/empty"
 refuses "invalid UTF-8" 2 "UTF-8" generate -p $'abc\xff'
 refuses "missing prompt file" 2 "$tmp/none.txt" generate -f "$tmp/none.txt"
 refuses "token out of range" 2 "4096" generate --prompt-ids 1,4096

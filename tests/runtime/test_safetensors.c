@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <setjmp.h>
 
@@ -178,11 +179,15 @@ static void write_then_read(void **state)
     snprintf(path, sizeof path, "%s/absent/out.safetensors", folder);
     expect_failure("write", phx_safetensors_write(path, tensors, 4), PHX_IO,
                    (const char *const[4]){path, "No such file"});
-    snprintf(path, sizeof path, "%s", folder); /* nothing replaces a folder, and nothing stays */
-    expect_failure("write", phx_safetensors_write(path, tensors, 4), PHX_IO,
-                   (const char *const[4]){path, "directory"});
-    snprintf(path, sizeof path, "%s.tmp", folder);
-    assert_null(fopen(path, "rb"));
+    /* Nothing replaces a folder or a link. */
+    snprintf(path, sizeof path, "%s", folder);
+    expect_failure("write", phx_safetensors_write(path, tensors, 4), PHX_USAGE,
+                   (const char *const[4]){path, "no regular file"});
+    snprintf(path, sizeof path, "%s/link.safetensors", folder);
+    assert_int_equal(symlink("/nowhere", path), 0);
+    expect_failure("write", phx_safetensors_write(path, tensors, 4), PHX_USAGE,
+                   (const char *const[4]){path, "no regular file"});
+    unlink(path);
     test_folder_destroy(folder);
 }
 
