@@ -10,6 +10,7 @@ model=tests/data/dummy/llama-3.2-1b
 bench=build/release/bench/bench_model
 out=bench/results/cpu-model.jsonl
 cores=$(nproc)
+commit=$(git describe --always --dirty) # before the result file changes
 if [ ! -x "$bench" ]; then
     echo "$bench is missing: cmake --preset release && cmake --build build/release" >&2
     exit 1
@@ -19,7 +20,7 @@ mpirun=(mpirun --oversubscribe --bind-to none --mca btl_vader_single_copy_mechan
 {
     printf '{"machine": "%s, %s processors", "date": "%s", "commit": "%s", "command": "%s"}\n' \
         "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)" "$cores" "$(date -u +%F)" \
-        "$(git describe --always --dirty)" "bench/model.sh $rounds"
+        "$commit" "bench/model.sh $rounds"
     for _ in $(seq "$rounds"); do
         "${mpirun[@]}" -np 1 "$bench" -m "$model" -t "$cores" --repeat 3
         "${mpirun[@]}" -np 2 "$bench" -m "$model" -t "$((cores / 2))" --repeat 3
