@@ -1,7 +1,8 @@
 /// \file comm.h
 /// The device communicator: sums and gathers of tensors over all ranks, in stream order.
 ///
-/// Sums are taken in f32 in rank order, so that all ranks hold the same bits. All calls but destroy
+/// All ranks hold the same bits. The host communicator adds in f32 in rank order; NCCL in an order
+/// of its own, rounding 16-bit types on the way. All calls but destroy
 /// are collective: every rank makes the same calls with the same shapes in the same order.
 #ifndef PHX_PARALLEL_COMM_H
 #define PHX_PARALLEL_COMM_H

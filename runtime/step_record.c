@@ -24,8 +24,7 @@ static void place(struct phx_step_record *r, void *buffer)
     r->bytes = (size_t)(at - (char *)buffer);
 }
 
-/* A step appends at most the pages of its rows, one more a sequence for a begun page, and the whole
- * prompts of those that join. */
+/* All pages there are, or as many as all slots can hold: a step appends no more. */
 static int64_t max_blocks(const struct phx_scheduler_limits *l)
 {
     int64_t all = (int64_t)l->max_seqs * phx_kv_blocks_for(l->max_length);
