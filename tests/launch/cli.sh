@@ -41,7 +41,7 @@ refuses() {
     shift 3
     run "$ranks" "$@"
     status=$?
-    times=$(grep -cF -- "$sentence" "$tmp/err")
+    times=$(grep '^phalanx' "$tmp/err" | grep -cF -- "$sentence") # not mpirun's own words
     if [ "$status" -eq 0 ] || [ "$status" -ge 124 ]; then
         fail "$name: exit status $status"
     elif [ "$times" -ne 1 ]; then
@@ -168,7 +168,7 @@ edit 's/"intermediate_size": 512/"intermediate_size": 520/'
 refuses "wrong shape" 2 "gate_proj" generate -m "$tmp/model" -p x
 broken
 edit 's/"num_key_value_heads": 4/"num_key_value_heads": 5/'
-refuses "heads that do not divide" 2 "12" generate -m "$tmp/model" -p x
+refuses "heads that do not divide" 2 "12 is not a multiple of num_key_value_heads 5" generate -m "$tmp/model" -p x
 broken
 edit 's/"hidden_size": 288/"hidden_size": -288/'
 refuses "config value out of range" 2 "hidden_size" generate -m "$tmp/model" -p x
