@@ -47,6 +47,13 @@ static size_t bytes_of(struct phx_tensor tensor)
     return phx_dtype_bytes(tensor.dtype, tensor.rows * tensor.cols);
 }
 
+/* Where this rank is, for whom waits for it. */
+static void begin(struct phx_comm *comm)
+{
+    if (comm->ops->position == NULL)
+        __atomic_store_n(&comm->host_position, comm->host_position + 1, __ATOMIC_RELAXED);
+}
+
 static double start_s(const struct phx_comm *comm)
 {
     struct timespec now = {0};
@@ -67,6 +74,7 @@ enum phx_status phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *st
     PHX_ASSERT(phx_stream_device(stream) == comm->device);
     PHX_ASSERT(phx_tensor_present(x) && is_float(x) && has_no_gaps(x));
     if (x.rows == 0 || x.cols == 0) return PHX_OK;
+    begin(comm);
     double since_s = start_s(comm);
     PHX_TRY(comm->ops->all_reduce(comm, stream, x));
     count_reduce(comm, x, since_s);
@@ -96,6 +104,7 @@ enum phx_status phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *s
     PHX_ASSERT(args->residual.dtype == PHX_F32 && args->residual.rows == partial.rows &&
                args->residual.cols == partial.cols);
     if (partial.rows == 0) return PHX_OK;
+    begin(comm);
     double since_s = start_s(comm);
     PHX_TRY(comm->ops->reduce_norm != NULL ? comm->ops->reduce_norm(comm, stream, args)
                                            : phx_comm_sum_then_norm(comm, stream, args));
@@ -115,12 +124,34 @@ enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *s
     for (int r = 0; r < size; r++) PHX_ASSERT(col_begin[r] <= col_begin[r + 1]);
     PHX_ASSERT(mine.cols == col_begin[rank + 1] - col_begin[rank]);
     if (all.rows == 0 || all.cols == 0) return PHX_OK;
+    begin(comm);
     double since_s = start_s(comm);
     PHX_TRY(comm->ops->gather_cols(comm, stream, mine, col_begin, all));
     comm->counters.n_gathers++;
     comm->counters.gather_bytes += (int64_t)bytes_of(mine);
     comm->counters.seconds += start_s(comm) - since_s;
     return PHX_OK;
+}
+
+enum phx_status phx_comm_begin_step(struct phx_comm *comm, struct phx_stream *stream)
+{
+    if (comm->ops->begin_step != NULL) return comm->ops->begin_step(comm, stream);
+    uint64_t n_steps = (comm->host_position >> 32) + 1;
+    __atomic_store_n(&comm->host_position, n_steps << 32, __ATOMIC_RELAXED);
+    return PHX_OK;
+}
+
+void phx_comm_position(const struct phx_comm *comm, struct phx_comm_position *out)
+{
+    uint64_t word = __atomic_load_n(&comm->host_position, __ATOMIC_RELAXED);
+    *out = comm->ops->position != NULL
+               ? comm->ops->position(comm)
+               : (struct phx_comm_position){(uint32_t)(word >> 32), (uint32_t)word};
+}
+
+void phx_comm_abort(struct phx_comm *comm)
+{
+    if (comm->ops->abort != NULL) comm->ops->abort(comm);
 }
 
 void phx_comm_counters(const struct phx_comm *comm, struct phx_comm_counters *out)

@@ -2,7 +2,7 @@
 /// The device communicator: sums and gathers of tensors over all ranks, in stream order.
 ///
 /// All ranks hold the same bits. The host communicator adds in f32 in rank order; NCCL in an order
-/// of its own, rounding 16-bit types on the way. All calls but destroy
+/// of its own, rounding 16-bit types on the way. All calls but those said to be otherwise
 /// are collective: every rank makes the same calls with the same shapes in the same order.
 #ifndef PHX_PARALLEL_COMM_H
 #define PHX_PARALLEL_COMM_H
@@ -27,8 +27,17 @@ enum phx_comm_kind {
     PHX_COMM_NCCL
 };
 
+/// How NCCL ranks of one node add. Several nodes: always PHX_ALLREDUCE_NCCL.
+enum phx_allreduce {
+    PHX_ALLREDUCE_AUTO,      ///< the fastest at each size, by a short measurement at creation
+    PHX_ALLREDUCE_NCCL,      ///< ncclAllReduce
+    PHX_ALLREDUCE_SYMMETRIC, ///< ncclAllReduce on symmetric windows
+    PHX_ALLREDUCE_FUSED      ///< sum, residual and norm in one kernel over peers' memory
+};
+
 struct phx_comm_options {
     enum phx_comm_kind kind;
+    enum phx_allreduce allreduce; ///< PHX_COMM_NCCL only
     size_t max_reduce_bytes; ///< largest tensor of an all-reduce
     size_t max_gather_bytes; ///< largest tensor that one rank gives to a gather
 };
@@ -64,6 +73,19 @@ enum phx_status phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *s
 enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *stream,
                                      struct phx_tensor mine, const int64_t *col_begin,
                                      struct phx_tensor all);
+
+/// Collectives are counted from here until the next call: a step begins. In stream order, recordable
+/// into graphs; not collective.
+enum phx_status phx_comm_begin_step(struct phx_comm *comm, struct phx_stream *stream);
+/// Where this rank's device is: steps begun since creation, and collectives begun of the newest
+/// one. Any thread may ask, at any time, without waiting.
+struct phx_comm_position {
+    uint32_t n_steps, n_begun;
+};
+void phx_comm_position(const struct phx_comm *comm, struct phx_comm_position *out);
+/// From any thread: whatever waits for other ranks gives up with PHX_COMM, as soon as it can; the
+/// communicator is of no use afterwards.
+void phx_comm_abort(struct phx_comm *comm);
 
 /// What was communicated since creation.
 struct phx_comm_counters {

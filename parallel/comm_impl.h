@@ -22,6 +22,10 @@ struct phx_comm_ops {
                                    const struct phx_reduce_norm *);
     enum phx_status (*gather_cols)(struct phx_comm *, struct phx_stream *, struct phx_tensor,
                                    const int64_t *, struct phx_tensor);
+    /// NULL, like `position`, where the device works inside the calls: comm.c counts these.
+    enum phx_status (*begin_step)(struct phx_comm *, struct phx_stream *);
+    struct phx_comm_position (*position)(const struct phx_comm *);
+    void (*abort)(struct phx_comm *); ///< NULL: waits end with the world's abort
     void (*finish)(struct phx_comm *);
     void (*destroy)(struct phx_comm *);
 };
@@ -33,6 +37,7 @@ struct phx_comm {
     struct phx_device *device;
     struct phx_comm_options options;
     struct phx_comm_counters counters;
+    uint64_t host_position; ///< n_steps << 32 | n_begun, atomic; without ops->position
     struct phx_buffer **buffers; ///< [n_buffers], those of phx_comm_buffer()
     int n_buffers;
 };

@@ -51,7 +51,9 @@ static enum phx_status bench_open(struct bench *bench, struct phx_world *world,
                                 .max_heads = 1,
                                 .max_kv_heads = 1,
                                 .max_head_dim = 8};
-    struct phx_comm_options options = {setting->kind, setting->max_bytes, setting->max_bytes};
+    struct phx_comm_options options = {.kind = setting->kind,
+                                       .max_reduce_bytes = setting->max_bytes,
+                                       .max_gather_bytes = setting->max_bytes};
     memset(bench, 0, sizeof *bench);
     PHX_TRY(phx_device_create(&device, &bench->device));
     if (setting->staged) bench->device->info.kind = PHX_DEVICE_CUDA;

@@ -23,7 +23,10 @@ static enum phx_status bench_open(struct bench *bench, struct phx_world *world)
 {
     struct phx_device_options device = {.kind = PHX_DEVICE_CUDA, .n_threads = 1};
     struct phx_limits limits = {.max_rows = 64, .max_in = 600, .max_out = 600};
-    struct phx_comm_options options = {PHX_COMM_NCCL, MAX_BYTES, MAX_BYTES};
+    struct phx_comm_options options = {.kind = PHX_COMM_NCCL,
+                                       .allreduce = PHX_ALLREDUCE_NCCL,
+                                       .max_reduce_bytes = MAX_BYTES,
+                                       .max_gather_bytes = MAX_BYTES};
     device.ordinal = world->rank;
     device.compute = PHX_BF16;
     memset(bench, 0, sizeof *bench);

@@ -44,7 +44,8 @@ static enum phx_status body_sums(struct phx_world *world, void *user)
 {
     (void)user;
     struct phx_device_options device_options = {.kind = PHX_DEVICE_CPU, .n_threads = 1};
-    struct phx_comm_options comm_options = {PHX_COMM_HOST, N * sizeof(float), 0};
+    struct phx_comm_options comm_options = {
+        .kind = PHX_COMM_HOST, .max_reduce_bytes = N * sizeof(float), .max_gather_bytes = 0};
     struct phx_limits limits = {0};
     struct phx_device *device;
     struct phx_stream *stream;
