@@ -211,7 +211,7 @@ int main(int argc, char **argv)
     struct phx_placement *placement = NULL;
     enum phx_status status = phx_world_mpi_create(&argc, &argv, &world);
     if (status == PHX_OK) status = phx_world_agree(world, parse(argc, argv, &b));
-    if (status == PHX_OK) status = phx_world_agree(world, phx_topology_create(&topology));
+    if (status == PHX_OK) status = phx_world_agree(world, phx_topology_create(NULL, 0, &topology));
     if (status == PHX_OK)
         status =
             phx_world_agree(world, phx_placement_create(topology, world->node_rank,

@@ -49,7 +49,11 @@ struct phx_weight {
 
 struct phx_backend {
     const char *name;
-    bool (*available)(const char **reason);
+    /// Devices that can be made; 0 with a reason, a static sentence.
+    int (*count)(const char **reason);
+    enum phx_status (*describe)(int ordinal, struct phx_device_info *);
+    /// Of two different devices.
+    enum phx_status (*link)(int from, int to, struct phx_device_link *);
 
     enum phx_status (*device_create)(const struct phx_device_options *, struct phx_device **);
     void (*device_destroy)(struct phx_device *);
@@ -105,6 +109,7 @@ struct phx_backend {
     enum phx_status (*rope_table)(struct phx_stream *, const struct phx_rope_table *);
     enum phx_status (*rope_append)(struct phx_stream *, const struct phx_rope_append *);
     enum phx_status (*attention)(struct phx_stream *, const struct phx_attention *);
+    enum phx_status (*attention_tapped)(struct phx_stream *, const struct phx_attention *);
     enum phx_status (*gather_rows)(struct phx_stream *, const struct phx_gather_rows *);
     enum phx_status (*count_tokens)(struct phx_stream *, const struct phx_count_tokens *);
     enum phx_status (*adjust_logits)(struct phx_stream *, const struct phx_adjust_logits *);
@@ -114,7 +119,7 @@ struct phx_backend {
 };
 
 const struct phx_backend *phx_backend_cpu(void);
-/// Of cuda/, or of cuda_absent.c, whose `available` says that this build has none.
+/// Of cuda/, or of cuda_absent.c, which has but a `count` that says that this build has none.
 const struct phx_backend *phx_backend_cuda(void);
 
 #ifdef __cplusplus

@@ -16,14 +16,48 @@ static const struct phx_backend *backend_of(enum phx_device_kind kind)
 
 bool phx_device_available(enum phx_device_kind kind, const char **reason)
 {
-    return backend_of(kind)->available(reason);
+    return backend_of(kind)->count(reason) > 0;
+}
+
+bool phx_device_built(enum phx_device_kind kind)
+{
+    return backend_of(kind)->device_create != NULL;
+}
+
+int phx_device_count(enum phx_device_kind kind)
+{
+    const char *reason;
+    return backend_of(kind)->count(&reason);
+}
+
+static enum phx_status check_ordinal(enum phx_device_kind kind, int ordinal)
+{
+    int n = phx_device_count(kind);
+    if (ordinal >= 0 && ordinal < n) return PHX_OK;
+    return phx_fail(PHX_NOT_FOUND, "there is no device %d: this process sees %d", ordinal, n);
+}
+
+enum phx_status phx_device_describe(enum phx_device_kind kind, int ordinal,
+                                    struct phx_device_info *out)
+{
+    PHX_TRY(check_ordinal(kind, ordinal));
+    return backend_of(kind)->describe(ordinal, out);
+}
+
+enum phx_status phx_device_link(enum phx_device_kind kind, int from, int to,
+                                struct phx_device_link *out)
+{
+    PHX_TRY(check_ordinal(kind, from));
+    PHX_TRY(check_ordinal(kind, to));
+    *out = (struct phx_device_link){.direct = true, .atomics = true};
+    return from == to ? PHX_OK : backend_of(kind)->link(from, to, out);
 }
 
 enum phx_status phx_device_create(const struct phx_device_options *options, struct phx_device **out)
 {
     const struct phx_backend *backend = backend_of(options->kind);
     const char *reason = NULL;
-    if (!backend->available(&reason)) return phx_fail(PHX_UNSUPPORTED, "%s", reason);
+    if (backend->count(&reason) == 0) return phx_fail(PHX_UNSUPPORTED, "%s", reason);
     return backend->device_create(options, out);
 }
 

@@ -44,6 +44,7 @@ struct phx_device_info {
     enum phx_device_kind kind;
     char name[128];  ///< "CPU, 2 threads, avx512" or the GPU's name
     char pci_id[32]; ///< "0000:3b:00.0"; "" on the CPU
+    char uuid[48];   ///< "GPU-" and so on: the same whoever sees the GPU; "" on the CPU
     size_t memory_total_bytes;
     size_t memory_free_bytes;
     enum phx_dtype activation; ///< type of the tensors between products
@@ -68,6 +69,24 @@ struct phx_limits {
 /// True if this build and this machine can make devices of `kind`; otherwise `reason` (a static
 /// sentence) says why not.
 bool phx_device_available(enum phx_device_kind kind, const char **reason);
+/// False: this build has no backend of `kind`, on whatever machine it runs.
+bool phx_device_built(enum phx_device_kind kind);
+
+/// Devices that this process can choose among by their ordinal; the CPU is one.
+int phx_device_count(enum phx_device_kind kind);
+/// kind, name, pci_id, uuid and memory_total_bytes of a device without making it: nothing is taken
+/// from it, and the rest of `out` is 0. PHX_NOT_FOUND if there is no such ordinal.
+enum phx_status phx_device_describe(enum phx_device_kind kind, int ordinal,
+                                    struct phx_device_info *out);
+/// How device `from` gets at the memory of device `to`, as far as the driver tells. A device
+/// reaches itself.
+struct phx_device_link {
+    bool direct;     ///< its kernels and copies go there without passing through the host
+    bool atomics;    ///< natively, too: over NVLink, hardly ever over PCIe
+    int performance; ///< among the links of this machine: 0 the best, 1 the next ...
+};
+enum phx_status phx_device_link(enum phx_device_kind kind, int from, int to,
+                                struct phx_device_link *out);
 
 enum phx_status phx_device_create(const struct phx_device_options *options,
                                   struct phx_device **out);
@@ -99,7 +118,8 @@ void *phx_buffer_address(const struct phx_buffer *buffer);
 enum phx_status phx_buffer_upload(struct phx_stream *stream, struct phx_buffer *to,
                                   size_t to_offset_bytes, size_t to_pitch_bytes, const void *from,
                                   size_t from_pitch_bytes, size_t row_bytes, int64_t rows);
-/// To host memory: `to` holds the data once the stream has been synchronised.
+/// To host memory: `to` holds the data once the stream has been synchronised. Into memory of
+/// phx_host_alloc the copy is asynchronous; into any other the call may wait for it.
 enum phx_status phx_buffer_download(struct phx_stream *stream, const struct phx_buffer *from,
                                     size_t from_offset_bytes, size_t from_pitch_bytes, void *to,
                                     size_t to_pitch_bytes, size_t row_bytes, int64_t rows);
@@ -112,6 +132,8 @@ enum phx_status phx_buffer_zero(struct phx_stream *stream, struct phx_buffer *bu
 /// Host memory that copies to and from the device run at full speed from (pinned on CUDA).
 enum phx_status phx_host_alloc(struct phx_device *device, size_t bytes, void **out);
 void phx_host_free(struct phx_device *device, void *address);
+/// What this process can still take of the host's memory.
+size_t phx_host_free_bytes(void);
 
 enum phx_status phx_event_create(struct phx_device *device, struct phx_event **out);
 void phx_event_destroy(struct phx_event *event);
@@ -122,8 +144,16 @@ enum phx_status phx_event_wait(struct phx_event *event);
 enum phx_status phx_event_elapsed_ms(const struct phx_event *from, const struct phx_event *to,
                                      float *out_ms);
 
-/// Record what is given to the stream instead of running it. PHX_UNSUPPORTED without has_graphs.
+/// Record what is given to the stream instead of running it: ops, sums and gathers,
+/// phx_buffer_copy, phx_buffer_zero, and phx_buffer_download into memory of phx_host_alloc. What
+/// reads host memory or makes the host wait cannot be recorded: no upload, no event, no other
+/// download (asserted), no weight. A graph keeps addresses, sizes and plain numbers, and finds in
+/// memory what lies there when it is launched. Give the same calls to the stream once before
+/// recording them, since libraries set up on first use what may take long. PHX_UNSUPPORTED without
+/// has_graphs.
 enum phx_status phx_graph_begin(struct phx_stream *stream);
+/// Also to be called when something failed since phx_graph_begin; it may then fail too. The graph
+/// uses this stream's scratch: it is launched on this stream only, and destroyed before it.
 enum phx_status phx_graph_end(struct phx_stream *stream, struct phx_graph **out);
 enum phx_status phx_graph_launch(struct phx_graph *graph, struct phx_stream *stream);
 void phx_graph_destroy(struct phx_graph *graph);

@@ -250,6 +250,22 @@ enum phx_status phx_op_rope_append(struct phx_stream *stream, const struct phx_r
     RUN(rope_append);
 }
 
+/* Places for the tapped rows, of the same number everywhere. */
+static void check_tap(const struct phx_stream *stream, const struct phx_attention *args)
+{
+    const struct phx_attention_tap *tap = args->tap;
+    const int64_t entries = tap->sums.rows, blocks = args->layout->block_table.cols;
+    PHX_ASSERT(entries % args->n_heads == 0);
+    PHX_ASSERT(is_list(stream, tap->rows, PHX_I32, args->layout->n_rows));
+    PHX_ASSERT(is_structs(stream, tap->used, 1, 1, sizeof(struct phx_attention_used), 4));
+    PHX_ASSERT(
+        is_structs(stream, tap->reads, entries, blocks, sizeof(struct phx_attention_read), 8));
+    PHX_ASSERT(is_f32(stream, tap->scores, entries, blocks * PHX_PAGE_TOKENS));
+    PHX_ASSERT(is_f32(stream, tap->weights, entries, blocks * PHX_PAGE_TOKENS));
+    PHX_ASSERT(is_f32(stream, tap->maxima, entries, blocks * PHX_PAGE_TOKENS));
+    PHX_ASSERT(is_f32(stream, tap->sums, entries, 2));
+}
+
 enum phx_status phx_op_attention(struct phx_stream *stream, const struct phx_attention *args)
 {
     const struct phx_kv_pages *kv = &args->kv;
@@ -264,8 +280,10 @@ enum phx_status phx_op_attention(struct phx_stream *stream, const struct phx_att
     PHX_ASSERT(absent(args->lse) || is_f32(stream, args->lse, n, args->n_heads));
     PHX_ASSERT(apart(args->out, args->q) && apart(args->out, kv->k) && apart(args->out, kv->v));
     PHX_ASSERT(apart(args->lse, args->q) && apart(args->lse, args->out));
+    if (args->tap != NULL) check_tap(stream, args);
     if (n == 0) return PHX_OK;
-    RUN(attention);
+    if (args->tap == NULL) RUN(attention);
+    RUN(attention_tapped);
 }
 
 enum phx_status phx_op_gather_rows(struct phx_stream *stream, const struct phx_gather_rows *args)

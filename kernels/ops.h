@@ -119,6 +119,41 @@ struct phx_rope_append {
 };
 enum phx_status phx_op_rope_append(struct phx_stream *stream, const struct phx_rope_append *args);
 
+/// What attention read and computed, as an audit sees it. It is written by the kernels themselves,
+/// compiled once more with taps; nothing else about them differs.
+struct phx_attention_used { ///< once a call
+    int32_t n_heads, n_kv_heads, head_dim;
+    int32_t group; ///< query heads that the kernel took to share a KV head
+    int32_t window;
+    int32_t element_bytes; ///< of K and V
+    float scale, soft_cap;
+};
+
+/// Of one query head of one row: where a block of keys was read. Addresses are the device's; all 0
+/// for a block that was not read.
+struct phx_attention_read {
+    uint64_t k, v;           ///< of the block's key 0, the head's first element
+    uint64_t k_next, v_next; ///< of key 1
+    int32_t slot;            ///< row of the block table
+    int32_t page;            ///< what stood there
+    int32_t kv_head;         ///< of this rank
+    int32_t n_keys;          ///< that the block was taken to hold
+};
+
+/// Where taps write; R tapped rows, L = 64 * blocks of the block table. Entry (t, h) of the last
+/// five is row t * Hq + h. What the kernel does not touch stays as it was. Weights are as they are
+/// before a backend rounds them to the type that it multiplies in. Apart from each other and from
+/// everything else.
+struct phx_attention_tap {
+    struct phx_tensor rows;    ///< i32 [N, 1] t of each row of the step, -1: not tapped
+    struct phx_tensor used;    ///< u8 [1, sizeof(struct phx_attention_used)]
+    struct phx_tensor reads;   ///< u8 [R Hq, blocks * sizeof(struct phx_attention_read)]
+    struct phx_tensor scores;  ///< f32 [R Hq, L] scale * q.k_j, before soft cap, mask and softmax
+    struct phx_tensor weights; ///< f32 [R Hq, L] e_j = exp(s_j - m_j) as it multiplied v_j, or 0
+    struct phx_tensor maxima;  ///< f32 [R Hq, L] m_j, the largest score so far
+    struct phx_tensor sums;    ///< f32 [R Hq, 2] at the end: m, sum_j e_j exp(m_j - m)
+};
+
 /// Query head h reads KV head h / G. For row n at position p of its sequence, over the sequence's
 /// first seq_length keys that lie at positions in (p - window, p] (window 0: [0, p]) and on this
 /// rank:
@@ -132,9 +167,10 @@ struct phx_attention {
     const struct phx_step_layout *layout;
     int32_t window; ///< 0: unlimited
     float scale;
-    float soft_cap;        ///< 0: none
-    struct phx_tensor out; ///< act [N, Hq D]
-    struct phx_tensor lse; ///< f32 [N, Hq], optional
+    float soft_cap;                      ///< 0: none
+    struct phx_tensor out;               ///< act [N, Hq D]
+    struct phx_tensor lse;               ///< f32 [N, Hq], optional
+    const struct phx_attention_tap *tap; ///< optional
 };
 enum phx_status phx_op_attention(struct phx_stream *stream, const struct phx_attention *args);
 
@@ -212,7 +248,8 @@ enum phx_status phx_op_adjust_logits(struct phx_stream *stream,
                                      const struct phx_adjust_logits *args);
 
 /// A token that may be drawn. The last entry of a record holds no token but the share's raw
-/// statistics: value = max logit, raw = sum of exp(logit - max), id = -1.
+/// statistics: value = max logit, raw = sum of exp(logit - max), id = -1. raw is NaN if a logit is
+/// NaN or plus infinity.
 struct phx_candidate {
     float value; ///< z after step 1, divided by the temperature (if > 0)
     float noisy; ///< value plus its Gumbel noise (value itself at temperature 0)
@@ -238,7 +275,8 @@ enum phx_status phx_op_sample_candidates(struct phx_stream *stream,
 
 /// Draw from the records of all ranks, side by side in rank order. Rows must have temperature 0 or
 /// top_k in 1..K, or neither top_p nor min_p. ids[m] and last_ids[slots[m]] become the token;
-/// logprobs[m] = raw logit - log sum over the whole vocabulary.
+/// logprobs[m] = raw logit - log sum over the whole vocabulary; NaN if one of the logits is NaN or
+/// plus infinity, or all are minus infinity.
 struct phx_sample_pick {
     struct phx_tensor records; ///< u8 [M, T * (K + 1) * sizeof(struct phx_candidate)]
     int32_t n_candidates;      ///< K

@@ -1,10 +1,10 @@
 /// \file interrupt.h
 /// Ctrl-C and SIGTERM as a flag, so that what has been made can still be written.
 ///
-/// An interrupted mpirun sends its ranks SIGTERM after a second and SIGKILL after another, and
-/// forwards no more than about 16 KB of what they still write. A rank ends by itself 0.7 s after
-/// SIGTERM: one whose peer is gone would wait for ever. A second signal of the same kind ends the
-/// process at once.
+/// An interrupted mpirun sends its ranks SIGTERM after a second and SIGKILL after another, or as
+/// soon as one of them has ended (results.h tells what becomes of their output). A rank ends by
+/// itself 0.7 s after SIGTERM: one whose peer is gone would wait for ever. A second signal of the
+/// same kind ends the process at once.
 #ifndef PHX_LAUNCH_INTERRUPT_H
 #define PHX_LAUNCH_INTERRUPT_H
 

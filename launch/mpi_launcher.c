@@ -48,7 +48,7 @@ enum phx_status phx_mpi_launcher_check(const struct phx_mpi_launcher *launcher, 
                                        const char *mpi_name)
 {
     if (mpi_size != 1 || launcher->size <= 1) return PHX_OK;
-    if (launcher->rank != 0) return PHX_PEER;
+    if (launcher->rank != 0) return PHX_USAGE;
     int name_length = (int)strcspn(mpi_name, ",\n"); /* the rest is about its build */
     if (strcmp(launcher->program, "srun") == 0)
         return phx_fail(PHX_USAGE,

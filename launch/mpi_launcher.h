@@ -16,8 +16,8 @@ struct phx_mpi_launcher {
 struct phx_mpi_launcher phx_mpi_launcher_detect(char *(*look_up)(const char *name));
 
 /// The trap of a program that meets another MPI's launcher: every process is rank 0 of 1.
-/// `mpi_size` is what MPI said, `mpi_name` what it calls itself. PHX_USAGE with a sentence for the
-/// launcher's first process, PHX_PEER for the others, so that it is told once.
+/// `mpi_size` is what MPI said, `mpi_name` what it calls itself. PHX_USAGE, with a sentence
+/// on the launcher's first process only, so that it is told once.
 enum phx_status phx_mpi_launcher_check(const struct phx_mpi_launcher *launcher, int mpi_size,
                                        const char *mpi_name);
 

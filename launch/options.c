@@ -10,6 +10,7 @@
 #include "kernels/base/check.h"
 #include "kernels/ops.h"
 #include "launch/options_table.h"
+#include "runtime/tokenizer/unicode.h"
 
 /// Where a value came from, for sentences, and where it goes.
 struct target {
@@ -87,6 +88,9 @@ static enum phx_status read_number(const struct target *to, const char *text, do
     const struct phx_option_row *row = to->row;
     double value;
     if (!is_number(text, &value)) return must_be(to, text, "a number");
+    /* Such values go to the devices in single precision. */
+    if (isinf((float)value) || (value != 0 && (float)value == 0))
+        return must_be(to, text, "a number of single precision, 1.4e-45 to 3.4e38 in size");
     bool too_small = row->above_min ? value <= row->min : value < row->min;
     if (too_small || value > row->max) return out_of_range(to, text, too_small);
     *out = value;
@@ -151,6 +155,11 @@ static enum phx_status add_text(const struct target *to, const char *text,
                                 struct phx_text_list *list)
 {
     if (*text == '\0') return must_not_be_empty(to);
+    size_t valid = phx_utf8_valid(text, strlen(text));
+    if (text[valid] != '\0') {
+        return phx_fail(PHX_USAGE, "%s: is not valid UTF-8: byte 0x%02x at offset %zu", to->flag,
+                        (unsigned char)text[valid], valid);
+    }
     if (!list->items) list->items = calloc((size_t)to->most, sizeof *list->items);
     if (!list->items) return no_memory();
     list->items[list->n++] = text;
@@ -312,6 +321,19 @@ static enum phx_status unknown_flag(const struct phx_options *options, const cha
                     name ? name : "", verb);
 }
 
+/// The row of this name that the verb takes: verbs may give one name different meanings.
+static const struct phx_option_row *find_taken(enum phx_verb verb, const char *name, size_t bytes)
+{
+    for (size_t i = 0; i < phx_n_option_rows; i++) {
+        const struct phx_option_row *row = &phx_option_rows[i];
+        for (int j = 0; j < PHX_OPTION_NAMES && row->names[j]; j++)
+            if (phx_option_taken(row, verb) && strlen(row->names[j]) == bytes &&
+                !memcmp(row->names[j], name, bytes))
+                return row;
+    }
+    return NULL;
+}
+
 /// Take the option at argv[at], and its value; *out_next is where to go on.
 static enum phx_status read_option(struct phx_options *options, int argc, char *const *argv, int at,
                                    int *out_next)
@@ -319,8 +341,8 @@ static enum phx_status read_option(struct phx_options *options, int argc, char *
     const char *flag = argv[at];
     size_t bytes = strcspn(flag, "=");
     const char *text = flag[bytes] == '=' ? flag + bytes + 1 : NULL;
-    const struct phx_option_row *row = phx_option_find(flag, bytes);
-    if (!row || !phx_option_taken(row, options->verb)) return unknown_flag(options, flag, bytes);
+    const struct phx_option_row *row = find_taken(options->verb, flag, bytes);
+    if (!row) return unknown_flag(options, flag, bytes);
 
     char name[64];
     snprintf(name, sizeof name, "%.*s", (int)bytes, flag);

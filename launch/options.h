@@ -17,6 +17,9 @@ enum phx_verb {
     PHX_VERB_GENERATE,
     PHX_VERB_PERPLEXITY,
     PHX_VERB_TOKENIZE,
+    PHX_VERB_TOPOLOGY,
+    PHX_VERB_AUDIT,
+    PHX_VERB_COMPARE,
     PHX_VERB_HELP, ///< print phx_options_help(stdout, options->help_about)
     PHX_VERB_VERSION,
     PHX_VERB_COUNT
@@ -24,6 +27,7 @@ enum phx_verb {
 
 enum phx_load_format { PHX_LOAD_AUTO, PHX_LOAD_SAFETENSORS, PHX_LOAD_DUMMY };
 enum phx_compute { PHX_COMPUTE_AUTO, PHX_COMPUTE_FLOAT32, PHX_COMPUTE_BFLOAT16 };
+enum phx_kv_choice { PHX_KV_AUTO, PHX_KV_F32, PHX_KV_F16, PHX_KV_BF16 };
 enum phx_device_choice { PHX_CHOOSE_AUTO, PHX_CHOOSE_CPU, PHX_CHOOSE_CUDA };
 
 struct phx_text_list {
@@ -57,6 +61,7 @@ struct phx_options {
     const char *model; ///< folder; NULL: the embedded one
     int load_format;   ///< enum phx_load_format
     int compute;       ///< enum phx_compute
+    int kv_cache;      ///< enum phx_kv_choice
     int32_t context;   ///< tokens; 0: what the model allows
 
     /* text; at most one of prompts, prompt_file, prompts_file, prompt_ids, ids is given */
@@ -84,18 +89,31 @@ struct phx_options {
     int32_t window; ///< tokens; 0: the context
     int32_t stride; ///< tokens, at most the window; 0: the window
 
+    /* audit, compare */
+    const char *layers;  ///< "all" or a list; NULL: all
+    const char *heads;   ///< "all" or a list; NULL: the first of each group
+    const char *against; ///< "solo" or a folder
+    const char *dump;    ///< folder; NULL: none
+    bool quick;
+    const char *json_out; ///< file for JSON, "-" for standard output; NULL: none
+
     /* output */
     bool json, verbose;
     int32_t logprobs;       ///< most likely tokens to report at each place; -1: none at all
     const char *logits_out; ///< NULL: none; only with a single prompt
 
     /* machine */
-    int device;                   ///< enum phx_device_choice
-    int32_t threads;              ///< 0: choose
-    int32_t tensor_parallel_size; ///< 0: not given; otherwise it must be the world's size
-    int32_t max_seqs;             ///< sequences in a step
-    int32_t max_batched_tokens;   ///< tokens in a step
-    const char *cpu_isa;          ///< NULL: the best that the machine has
+    int device;                    ///< enum phx_device_choice
+    bool share_gpu;                ///< ranks may have the same GPU
+    int32_t threads;               ///< 0: choose
+    int32_t tensor_parallel_size;  ///< 0: not given; otherwise it must be the world's size
+    int32_t max_seqs;              ///< sequences in a step
+    int32_t max_batched_tokens;    ///< tokens in a step
+    double gpu_memory_utilization; ///< above 0, at most 1
+    bool enforce_eager;            ///< no graphs
+    int32_t watchdog_timeout;      ///< seconds; 0: none
+    int allreduce;                 ///< enum phx_allreduce
+    const char *cpu_isa;           ///< NULL: the best that the machine has
 };
 
 /// `look_up` is getenv or a test's stand-in. argv and what `look_up` returns outlive the options.

@@ -6,6 +6,9 @@
 #define G (1u << PHX_VERB_GENERATE)
 #define P (1u << PHX_VERB_PERPLEXITY)
 #define T (1u << PHX_VERB_TOKENIZE)
+#define Y (1u << PHX_VERB_TOPOLOGY)
+#define A (1u << PHX_VERB_AUDIT)
+#define C (1u << PHX_VERB_COMPARE)
 #define FIELD(name) .field = offsetof(struct phx_options, name)
 
 const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
@@ -18,7 +21,10 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
          "Without a prompt option the prompt is what comes in on standard input. A sampling value\n"
          "that is not given is taken from the model's generation_config.json if that names it;\n"
          "the defaults below are for the rest. The text goes to standard output, all else to\n"
-         "standard error.\n"},
+         "standard error.\n"
+         "\n"
+         "Ctrl-C ends the run and keeps all that was made; under mpirun, which then kills its\n"
+         "ranks, only if the step under way takes no longer than half a second.\n"},
     [PHX_VERB_PERPLEXITY] =
         {"perplexity", "how well a model predicts a text",
          "  phalanx perplexity -m MODEL -f text.txt\n"
@@ -34,6 +40,28 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
          "  phalanx tokenize -m MODEL --ids 1,2,3\n"
          "\n"
          "Without -p, -f or --ids the text is what comes in on standard input.\n"},
+    [PHX_VERB_TOPOLOGY] =
+        {"topology", "where the ranks go, what connects them, and what is wrong with that",
+         "  mpirun -np 4 --bind-to none phalanx topology\n"
+         "  srun -n 4 --gpus-per-task=1 phalanx topology --json\n"
+         "\n"
+         "Started as a run would be; takes nothing of a GPU and needs no model.\n"},
+    [PHX_VERB_AUDIT] =
+        {"audit", "prove which KV head every query head reads, on live data",
+         "  phalanx audit -m MODEL\n"
+         "  mpirun -np 2 --bind-to none phalanx audit -m MODEL --layers 0,5 --json FILE\n"
+         "\n"
+         "Runs the prompt (or a sentence of its own; short ones are repeated) beside a decoy and\n"
+         "judges what every rank really read and computed by a plain calculation in double\n"
+         "precision on the whole weights. Exit status 1 if anything is wrong.\n"},
+    [PHX_VERB_COMPARE] =
+        {"compare", "find the first place where two runs differ",
+         "  mpirun -np 3 --bind-to none phalanx compare -m MODEL -p \"To be\"\n"
+         "  phalanx compare -m MODEL --dump out; phalanx compare -m MODEL --against out\n"
+         "\n"
+         "Runs the prompt on these ranks and holds every activation, in the order of execution,\n"
+         "against a plain calculation in double precision on the whole weights (solo), or against\n"
+         "DIR/activations.safetensors. Exit status 1 if one is out of its tolerance.\n"},
     [PHX_VERB_HELP] = {"help", "the options of a verb: phalanx help generate", NULL},
     [PHX_VERB_VERSION] = {"version", "the version, as --version", NULL},
 };
@@ -41,41 +69,45 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
 /* clang-format off */
 const struct phx_option_row phx_option_rows[] = {
     {.names = {"-m", "--model"}, .kind = PHX_VALUE_NAME, FIELD(model),
-     .verbs = G | P | T, .group = PHX_GROUP_MODEL, .value = "DIR",
+     .verbs = G | P | T | A | C, .group = PHX_GROUP_MODEL, .value = "DIR",
      .help = "folder of the model: config.json, tokenizer.json, *.safetensors (default: the "
              "embedded one)"},
     {.names = {"--load-format"}, .kind = PHX_VALUE_CHOICE, FIELD(load_format), .fallback = "auto",
      .choices = {"auto", "safetensors", "dummy"},
-     .verbs = G | P, .group = PHX_GROUP_MODEL, .value = "FORMAT",
+     .verbs = G | P | A | C, .group = PHX_GROUP_MODEL, .value = "FORMAT",
      .help = "where weights come from; dummy: made up, needs only config.json"},
     {.names = {"--dtype"}, .kind = PHX_VALUE_CHOICE, FIELD(compute), .fallback = "auto",
      .choices = {"auto", "float32", "bfloat16"},
-     .verbs = G | P, .group = PHX_GROUP_MODEL, .value = "TYPE",
+     .verbs = G | P | A | C, .group = PHX_GROUP_MODEL, .value = "TYPE",
      .help = "what products compute in; weights stay as stored. auto: float32 on the CPU, the "
              "weights' type on a GPU"},
+    {.names = {"--kv-cache-dtype"}, .kind = PHX_VALUE_CHOICE, FIELD(kv_cache), .fallback = "auto",
+     .choices = {"auto", "f32", "f16", "bf16"},
+     .verbs = G | P | A | C, .group = PHX_GROUP_MODEL, .value = "TYPE",
+     .help = "type of the KV cache; auto: f32 on the CPU, that of the activations on a GPU"},
     {.names = {"-c", "--ctx-size", "--max-model-len"}, .kind = PHX_VALUE_INT, FIELD(context),
      .fallback = "0", .min = 0, .max = INT32_MAX,
      .verbs = G | P, .group = PHX_GROUP_MODEL, .value = "N",
      .help = "longest text in tokens, prompt and continuation; 0: what the model was made for"},
 
     {.names = {"-p", "--prompt"}, .kind = PHX_VALUE_TEXTS, FIELD(prompts),
-     .verbs = G | T, .group = PHX_GROUP_TEXT, .value = "TEXT",
+     .verbs = G | T | A | C, .group = PHX_GROUP_TEXT, .value = "TEXT",
      .help = "the text; given again it is one more, and all go through together"},
     {.names = {"-f", "--file"}, .kind = PHX_VALUE_NAME, FIELD(prompt_file),
-     .verbs = G | P | T, .group = PHX_GROUP_TEXT, .value = "FILE",
+     .verbs = G | P | T | A | C, .group = PHX_GROUP_TEXT, .value = "FILE",
      .help = "read the text from a file; -: from standard input"},
     {.names = {"--prompts"}, .kind = PHX_VALUE_NAME, FIELD(prompts_file),
      .verbs = G, .group = PHX_GROUP_TEXT, .value = "FILE",
      .help = "a file with a prompt on each line; -: standard input"},
     {.names = {"--prompt-ids"}, .kind = PHX_VALUE_IDS, FIELD(prompt_ids),
      .min = 0, .max = INT32_MAX,
-     .verbs = G, .group = PHX_GROUP_TEXT, .value = "1,2,3",
+     .verbs = G | A | C, .group = PHX_GROUP_TEXT, .value = "1,2,3",
      .help = "the prompt as token ids, taken as they are"},
     {.names = {"--ids"}, .kind = PHX_VALUE_IDS, FIELD(ids), .min = 0, .max = INT32_MAX,
      .verbs = T, .group = PHX_GROUP_TEXT, .value = "1,2,3",
      .help = "token ids to turn into text"},
     {.names = {"--no-bos"}, .kind = PHX_VALUE_FLAG, FIELD(no_bos),
-     .verbs = G | T, .group = PHX_GROUP_TEXT,
+     .verbs = G | T | A | C, .group = PHX_GROUP_TEXT,
      .help = "do not add the tokens (BOS, ...) that the tokenizer puts around a text"},
 
     {.names = {"-n", "--n-predict", "--max-tokens"}, .kind = PHX_VALUE_INT, FIELD(n_predict),
@@ -131,8 +163,28 @@ const struct phx_option_row phx_option_rows[] = {
      .help = "add X to the logit of a token: 29+1.5, 29-1.5, 29-inf (never); may be given again"},
 
     {.names = {"--json"}, .kind = PHX_VALUE_FLAG, FIELD(json),
-     .verbs = G | P | T, .group = PHX_GROUP_OUTPUT,
+     .verbs = G | P | T | Y, .group = PHX_GROUP_OUTPUT,
      .help = "results as JSON, an object a line"},
+    {.names = {"--json"}, .kind = PHX_VALUE_NAME, FIELD(json_out),
+     .verbs = A | C, .group = PHX_GROUP_OUTPUT, .value = "FILE",
+     .help = "write the results as JSON to a file too; -: to standard output, and nothing else"},
+    {.names = {"--layers"}, .kind = PHX_VALUE_NAME, FIELD(layers),
+     .verbs = A, .group = PHX_GROUP_OUTPUT, .value = "0,5|all",
+     .help = "layers to look at (default: all)"},
+    {.names = {"--heads"}, .kind = PHX_VALUE_NAME, FIELD(heads),
+     .verbs = A, .group = PHX_GROUP_OUTPUT, .value = "0,7|all",
+     .help = "query heads whose reads are shown (default: the first of each group); all are "
+             "checked"},
+    {.names = {"--against"}, .kind = PHX_VALUE_NAME, FIELD(against), .fallback = "solo",
+     .verbs = C, .group = PHX_GROUP_OUTPUT, .value = "solo|DIR",
+     .help = "what to compare with: the whole model by the reference, or a folder with dumped "
+             "activations"},
+    {.names = {"--dump"}, .kind = PHX_VALUE_NAME, FIELD(dump),
+     .verbs = C, .group = PHX_GROUP_OUTPUT, .value = "DIR",
+     .help = "write the activations to DIR/activations.safetensors too"},
+    {.names = {"--quick"}, .kind = PHX_VALUE_FLAG, FIELD(quick),
+     .verbs = C, .group = PHX_GROUP_OUTPUT,
+     .help = "only the embedding, the output of each layer and the logits"},
     {.names = {"--logprobs"}, .kind = PHX_VALUE_INT, FIELD(logprobs), .fallback = "-1",
      .min = -1, .max = 20,
      .verbs = G, .group = PHX_GROUP_OUTPUT, .value = "N",
@@ -150,20 +202,23 @@ const struct phx_option_row phx_option_rows[] = {
      .verbs = P, .group = PHX_GROUP_LENGTH, .value = "N",
      .help = "tokens from one window's start to the next; 0: a whole window"},
     {.names = {"-v", "--verbose"}, .env = "PHX_VERBOSE", .kind = PHX_VALUE_FLAG, FIELD(verbose),
-     .verbs = G | P | T, .group = PHX_GROUP_OUTPUT,
+     .verbs = G | P | T | Y | A | C, .group = PHX_GROUP_OUTPUT,
      .help = "say more about what is done"},
 
     {.names = {"--device"}, .kind = PHX_VALUE_CHOICE, FIELD(device), .fallback = "auto",
      .choices = {"auto", "cpu", "cuda"},
-     .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "KIND",
+     .verbs = G | P | Y | A | C, .group = PHX_GROUP_MACHINE, .value = "KIND",
      .help = "what computes; auto: the GPUs if there are any"},
+    {.names = {"--share-gpu"}, .kind = PHX_VALUE_FLAG, FIELD(share_gpu),
+     .verbs = G | P | Y | A | C, .group = PHX_GROUP_MACHINE,
+     .help = "let ranks have the same GPU; they then add through the host, which is slow"},
     {.names = {"-t", "--threads"}, .kind = PHX_VALUE_INT, FIELD(threads), .min = 1, .max = 4096,
-     .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | Y | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "threads of each rank on the CPU (default: the machine's cores divided among its "
              "ranks)"},
     {.names = {"-tp", "--tensor-parallel-size"}, .kind = PHX_VALUE_INT,
      FIELD(tensor_parallel_size), .min = 1, .max = INT32_MAX,
-     .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "the number of ranks, which mpirun -np decides; refused if it is another"},
     {.names = {"--max-num-seqs"}, .kind = PHX_VALUE_INT, FIELD(max_seqs), .fallback = "8",
      .min = 1, .max = 65536,
@@ -171,11 +226,29 @@ const struct phx_option_row phx_option_rows[] = {
      .help = "texts (or windows) that advance in the same step; more of them wait"},
     {.names = {"--max-num-batched-tokens"}, .kind = PHX_VALUE_INT, FIELD(max_batched_tokens),
      .fallback = "512", .min = 1, .max = 1048576,
-     .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "tokens of a step; longer prompts are read in pieces of this size"},
+    {.names = {"--gpu-memory-utilization"}, .kind = PHX_VALUE_NUMBER,
+     FIELD(gpu_memory_utilization), .fallback = "0.9", .min = 0, .max = 1, .above_min = true,
+     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "X",
+     .help = "how full a GPU may become, others' part included; the KV cache takes at most what "
+             "the rest leaves"},
+    {.names = {"--enforce-eager"}, .kind = PHX_VALUE_FLAG, FIELD(enforce_eager),
+     .verbs = G | P, .group = PHX_GROUP_MACHINE,
+     .help = "on GPUs: give each step's operations one by one instead of replaying a graph"},
+    {.names = {"--watchdog-timeout"}, .kind = PHX_VALUE_INT, FIELD(watchdog_timeout),
+     .fallback = "300", .min = 0, .max = 1000000,
+     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "SECONDS",
+     .help = "with several ranks or a GPU: a step that does not move for so long ends the job and "
+             "names the rank that holds it up; 0: wait for ever"},
+    {.names = {"--allreduce"}, .kind = PHX_VALUE_CHOICE, FIELD(allreduce), .fallback = "auto",
+     .choices = {"auto", "nccl", "symmetric", "fused"},
+     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "HOW",
+     .help = "how GPUs of one node add: ncclAllReduce, the same on symmetric memory, or one "
+             "kernel for sum, residual and norm; auto: the fastest at each size"},
     {.env = "PHX_CPU_ISA", .kind = PHX_VALUE_NAME, FIELD(cpu_isa),
      .choices = {"portable", "avx2", "avx512", "avx512_bf16"},
-     .verbs = G | P, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE,
      .help = "use no better instructions than these: portable, avx2, avx512 or avx512_bf16"},
 };
 /* clang-format on */

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/base/check.h"
 
@@ -79,6 +80,50 @@ static enum phx_status choose_cpus(const struct cores *c, int node_rank, int nod
     return PHX_OK;
 }
 
+/// Every visible GPU is somebody's: a rank that sees those of all ranks takes its own, one that
+/// sees a single one takes that.
+static enum phx_status place_on_gpu(const struct phx_topology *t, const struct cores *c,
+                                    int node_rank, struct phx_placement *out)
+{
+    out->n_threads = 1;
+    out->gpu = node_rank % t->n_gpus;
+    const struct phx_gpu_site *site = &t->gpus[out->gpu];
+    int *bound = calloc((size_t)t->n_processors, sizeof *bound);
+    int *near = calloc((size_t)t->n_processors, sizeof *near);
+    int n_bound = 0, n_near = 0;
+    if (!bound || !near) {
+        free(bound);
+        free(near);
+        return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the placement of threads");
+    }
+    for (int i = 0; i < t->n_processors; i++) {
+        if (!t->processors[i].bound) continue;
+        bound[n_bound++] = t->processors[i].number;
+        if (site->near[i]) near[n_near++] = t->processors[i].number;
+    }
+    if (c->n_bound == 1 && c->n > 1) {
+        snprintf(out->warning, sizeof out->warning,
+                 "this rank is bound to one core of %d, for its own threads, the driver's and "
+                 "NCCL's: mpirun binds by default, start it with --bind-to none",
+                 c->n);
+    } else if (n_near == 0) {
+        char where[64];
+        phx_processors_text(bound, n_bound, sizeof where, where);
+        snprintf(out->warning, sizeof out->warning,
+                 "this rank is bound to processors %s, but its GPU is attached to NUMA node %d: "
+                 "bind it there, or start it with --bind-to none",
+                 where, site->numa);
+    }
+    free(bound);
+    if (n_near > 0 && n_near < n_bound) {
+        out->binding = near;
+        out->n_binding = n_near;
+    } else {
+        free(near);
+    }
+    return PHX_OK;
+}
+
 enum phx_status phx_placement_create(const struct phx_topology *topology, int node_rank,
                                      int node_size, int threads, struct phx_placement **out)
 {
@@ -92,8 +137,13 @@ enum phx_status phx_placement_create(const struct phx_topology *topology, int no
         status = phx_fail(PHX_OUT_OF_MEMORY, "no memory for the placement of threads");
         goto done;
     }
-    PHX_TRY_GOTO(choose_threads(&cores, node_size, threads, placement), done);
-    PHX_TRY_GOTO(choose_cpus(&cores, node_rank, node_size, placement), done);
+    placement->gpu = -1;
+    if (topology->n_gpus > 0) {
+        PHX_TRY_GOTO(place_on_gpu(topology, &cores, node_rank, placement), done);
+    } else {
+        PHX_TRY_GOTO(choose_threads(&cores, node_size, threads, placement), done);
+        PHX_TRY_GOTO(choose_cpus(&cores, node_rank, node_size, placement), done);
+    }
     *out = placement;
     placement = NULL;
 done:
@@ -106,5 +156,33 @@ void phx_placement_destroy(struct phx_placement *placement)
 {
     if (!placement) return;
     free(placement->cpus);
+    free(placement->binding);
     free(placement);
+}
+
+static int by_number(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
+
+void phx_processors_text(int *numbers, int n, size_t bytes, char *out)
+{
+    static const char more[] = "...";
+    size_t used = 0;
+    PHX_ASSERT(bytes > sizeof more);
+    if (n > 0) qsort(numbers, (size_t)n, sizeof *numbers, by_number);
+    out[0] = '\0';
+    for (int i = 0; i < n;) {
+        int first = numbers[i], last = first;
+        while (++i < n && numbers[i] == last + 1) last++;
+        char range[32], end[16] = "";
+        if (last > first) snprintf(end, sizeof end, "-%d", last);
+        int length = snprintf(range, sizeof range, "%s%d%s", used > 0 ? "," : "", first, end);
+        if (used + (size_t)length + sizeof more > bytes) {
+            memcpy(out + used, more, sizeof more);
+            return;
+        }
+        memcpy(out + used, range, (size_t)length + 1);
+        used += (size_t)length;
+    }
 }

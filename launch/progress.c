@@ -1,11 +1,11 @@
 #include "launch/progress.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "launch/mpirun_stream.h"
 
 static double now(void)
 {
@@ -17,22 +17,10 @@ static double now(void)
 bool phx_stderr_is_terminal(void)
 {
     if (isatty(STDERR_FILENO)) return true;
-    struct stat own;
-    if (fstat(STDERR_FILENO, &own) != 0 || !S_ISFIFO(own.st_mode)) return false;
-    char path[64], target[PATH_MAX], parent[64];
-    snprintf(path, sizeof path, "/proc/%d/comm", (int)getppid());
-    FILE *comm = fopen(path, "r");
-    if (comm == NULL) return false;
-    bool is_mpirun = fgets(parent, sizeof parent, comm) != NULL &&
-                     (!strncmp(parent, "mpirun", 6) || !strncmp(parent, "mpiexec", 7) ||
-                      !strncmp(parent, "orterun", 7) || !strncmp(parent, "prterun", 7));
-    fclose(comm);
-    if (!is_mpirun) return false;
-    snprintf(path, sizeof path, "/proc/%d/fd/2", (int)getppid());
-    ssize_t n = readlink(path, target, sizeof target - 1);
-    if (n <= 0) return false;
-    target[n] = '\0';
-    return !strncmp(target, "/dev/pts/", 9) || !strncmp(target, "/dev/tty", 8);
+    int fd = phx_mpirun_stream_open(STDERR_FILENO);
+    bool terminal = fd >= 0 && isatty(fd);
+    if (fd >= 0) close(fd);
+    return terminal;
 }
 
 void phx_progress_start(struct phx_progress *bar, bool wanted)

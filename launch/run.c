@@ -7,6 +7,7 @@
 #include "kernels/base/log.h"
 #include "launch/model_path.h"
 #include "launch/progress.h"
+#include "runtime/weights_check.h"
 
 static enum phx_status open_model(struct phx_run *run)
 {
@@ -22,7 +23,8 @@ static enum phx_status open_model(struct phx_run *run)
         phx_shard_plan_create(&shape, run->world->size, run->world->rank, &run->plan);
     free(layers);
     if (status != PHX_OK || run->settings.dummy) return status;
-    return phx_checkpoint_open(model, &run->checkpoint);
+    PHX_TRY(phx_checkpoint_open(model, &run->checkpoint));
+    return phx_weights_check(run->config, run->plan, run->checkpoint);
 }
 
 enum phx_status phx_run_open(struct phx_world *world, const struct phx_run_settings *settings,
@@ -76,36 +78,80 @@ static struct phx_scheduler_limits limits_for(const struct phx_config *config,
     return l;
 }
 
-static enum phx_status make_device(struct phx_run *run, const struct phx_scheduler_limits *limits)
+static bool needs_logits(const struct phx_run_needs *needs)
+{
+    return needs->logits || needs->all_logits;
+}
+
+/* Rows of logits on rank 0's host: what a step hands out, and what the verb keeps of it. */
+static int64_t host_rows(const struct phx_run_needs *needs,
+                         const struct phx_scheduler_limits *limits)
+{
+    return (needs_logits(needs) ? limits->max_outputs : 0) + needs->kept_rows;
+}
+
+static enum phx_status make_device(struct phx_run *run)
 {
     const struct phx_run_settings *s = &run->settings;
-    struct phx_device_info info;
     bool weights_type = s->weights_type && s->device == PHX_DEVICE_CUDA;
-    PHX_TRY(phx_device_create(
+    return phx_device_create(
         &(struct phx_device_options){.kind = s->device,
-                                     .ordinal = run->world->node_rank,
+                                     .ordinal = s->gpu,
                                      .n_threads = s->n_threads,
                                      .crowded = s->crowded,
                                      .isa = s->isa,
                                      .cpus = s->cpus,
                                      .compute = weights_type ? run->config->dtype : s->compute},
-        &run->device));
+        &run->device);
+}
+
+static enum phx_dtype kv_dtype(const struct phx_run *run)
+{
+    struct phx_device_info info;
     phx_device_info(run->device, &info);
-    phx_memory_plan_make(run->config, run->plan, run->checkpoint, run->device, limits,
-                         info.kv_default, &run->memory);
-    int sharers = s->device == PHX_DEVICE_CPU ? run->world->node_size : 1;
-    PHX_TRY(phx_memory_plan_check(&run->memory, limits, run->device, sharers));
-    return phx_stream_create(run->device, &run->memory.stream_limits, &run->stream);
+    return run->settings.choose_kv ? run->settings.kv_dtype : info.kv_default;
+}
+
+static struct phx_comm_options choose_comm(const struct phx_run *run)
+{
+    /* NCCL takes no two ranks of one GPU. */
+    bool by_nccl = run->settings.device == PHX_DEVICE_CUDA && run->settings.gpu_sharers <= 1;
+    return (struct phx_comm_options){.kind = run->world->size == 1 ? PHX_COMM_SOLO
+                                             : by_nccl             ? PHX_COMM_NCCL
+                                                                   : PHX_COMM_HOST,
+                                     .allreduce = run->settings.allreduce};
+}
+
+/* Collective. How many pages the cache has on each rank: limits->n_pages, or fewer. */
+static enum phx_status plan_memory(struct phx_run *run, const struct phx_run_needs *needs,
+                                   struct phx_scheduler_limits *limits)
+{
+    const struct phx_run_settings *s = &run->settings;
+    struct phx_world *world = run->world;
+    struct phx_memory_share share = {
+        .device = run->device,
+        .n_sharers = s->device == PHX_DEVICE_CPU ? world->node_size : s->gpu_sharers,
+        .utilization = s->gpu_memory_utilization > 0 ? s->gpu_memory_utilization : 0.9};
+    if (share.n_sharers < 1) share.n_sharers = 1;
+    struct phx_comm_options comm = choose_comm(run);
+    phx_memory_plan_make(run->config, run->plan, run->checkpoint, &share, &comm, limits,
+                         kv_dtype(run), host_rows(needs, limits), &run->memory);
+    struct phx_memory_plan *all = calloc((size_t)world->size, sizeof *all);
+    enum phx_status status =
+        all != NULL ? PHX_OK : phx_fail(PHX_OUT_OF_MEMORY, "no memory for the ranks' plans");
+    PHX_TRY_GOTO(phx_world_agree(world, status), done);
+    PHX_TRY_GOTO(phx_world_allgather(world, &run->memory, sizeof run->memory, all), done);
+    status = phx_world_agree(
+        world, phx_memory_plans_settle(all, world->size, world->rank, &share, limits));
+done:
+    free(all);
+    return status;
 }
 
 static enum phx_status make_comm(struct phx_run *run)
 {
-    struct phx_comm_options options = run->memory.comm;
     if (run->settings.crowded) run->world->crowded = true; /* its waits sleep, like the pool's */
-    options.kind = run->world->size == 1                     ? PHX_COMM_SOLO
-                   : run->settings.device == PHX_DEVICE_CUDA ? PHX_COMM_NCCL
-                                                             : PHX_COMM_HOST;
-    return phx_comm_create(run->world, run->device, &options, &run->comm);
+    return phx_comm_create(run->world, run->device, &run->memory.comm, &run->comm);
 }
 
 static enum phx_status load_weights(struct phx_run *run)
@@ -121,19 +167,39 @@ static enum phx_status load_weights(struct phx_run *run)
     return status;
 }
 
-static enum phx_status make_engine(struct phx_run *run, const struct phx_scheduler_limits *limits)
+/* One CPU rank has nobody to wait for. */
+static enum phx_status make_watchdog(struct phx_run *run)
+{
+    int timeout_s = run->settings.watchdog_timeout_s;
+    bool waits = run->world->size > 1 || run->settings.device != PHX_DEVICE_CPU;
+    if (timeout_s == 0 || !waits) return PHX_OK;
+    return phx_watchdog_create(
+        &(struct phx_watchdog_parts){run->world, run->comm, run->config, timeout_s},
+        &run->watchdog);
+}
+
+static enum phx_status make_engine(struct phx_run *run, const struct phx_run_needs *needs,
+                                   const struct phx_scheduler_limits *limits)
 {
     struct phx_device_info info;
     phx_device_info(run->device, &info);
+    bool overlap = info.has_graphs || run->settings.overlap;
     return phx_engine_create(&(struct phx_engine_parts){.world = run->world,
                                                         .device = run->device,
                                                         .stream = run->stream,
                                                         .comm = run->comm,
+                                                        .watchdog = run->watchdog,
                                                         .partials = run->partials,
                                                         .config = run->config,
                                                         .plan = run->plan,
                                                         .weights = run->weights},
-                             &(struct phx_engine_options){*limits, info.kv_default}, &run->engine);
+                             &(struct phx_engine_options){.limits = *limits,
+                                                          .kv_dtype = kv_dtype(run),
+                                                          .logits = needs_logits(needs),
+                                                          .n_ahead = overlap ? PHX_MAX_AHEAD : 1,
+                                                          .graphs = !run->settings.eager,
+                                                          .pads = overlap},
+                             &run->engine);
 }
 
 enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *needs)
@@ -142,14 +208,23 @@ enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *n
     struct phx_run_needs shared = *needs;
     PHX_TRY(phx_world_agree(world, phx_world_broadcast(world, &shared, sizeof shared, 0)));
     struct phx_scheduler_limits limits = limits_for(run->config, &shared);
-    PHX_TRY(phx_world_agree(world, make_device(run, &limits)));
-    PHX_TRY(phx_world_agree(world, make_comm(run)));
+    PHX_TRY(phx_world_agree(world, make_device(run)));
+    PHX_TRY(plan_memory(run, &shared, &limits));
+    PHX_TRY(phx_world_agree(
+        world, phx_stream_create(run->device, &run->memory.stream_limits, &run->stream)));
+    PHX_TRY(make_comm(run));
     /* A phase of its own, since it is collective: nobody may fail before it and leave the others.
      */
-    PHX_TRY(
-        phx_world_agree(world, phx_comm_buffer(run->comm, run->memory.comm_bytes, &run->partials)));
+    PHX_TRY(phx_world_agree(
+        world, phx_comm_buffer(run->comm, run->memory.partials_bytes, &run->partials)));
     PHX_TRY(phx_world_agree(world, load_weights(run)));
-    PHX_TRY(phx_world_agree(world, make_engine(run, &limits)));
+    PHX_TRY(phx_world_agree(world, make_watchdog(run)));
+    PHX_TRY(phx_world_agree(world, make_engine(run, &shared, &limits)));
+    char sums[128];
+    phx_comm_describe(run->comm, sums, sizeof sums);
+    if (world->size > 1) phx_log(PHX_LOG_INFO, "sums over ranks: %s", sums);
+    phx_log(PHX_LOG_INFO, "steps of up to %d texts and %d tokens", limits.max_seqs,
+            limits.max_rows);
     phx_log(PHX_LOG_INFO, "weights: %.1f MB in the files, %.1f MB read, %.1f MB kept, %.2f s",
             (double)run->load.file_bytes / 1e6, (double)run->load.read_bytes / 1e6,
             (double)run->load.device_bytes / 1e6, run->load.seconds);
@@ -158,6 +233,10 @@ enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *n
 
 void phx_run_finish(struct phx_run *run)
 {
+    phx_engine_destroy(run->engine); /* its graphs hold calls of the communicator */
+    run->engine = NULL;
+    phx_watchdog_destroy(run->watchdog);
+    run->watchdog = NULL;
     if (run->comm != NULL) phx_comm_finish(run->comm);
 }
 
@@ -165,6 +244,7 @@ void phx_run_destroy(struct phx_run *run)
 {
     if (run == NULL) return;
     phx_engine_destroy(run->engine);
+    phx_watchdog_destroy(run->watchdog);
     phx_weights_destroy(run->weights);
     phx_comm_destroy(run->comm);
     phx_stream_destroy(run->stream);

@@ -16,8 +16,9 @@
 #include "runtime/loader.h"
 #include "runtime/memory_plan.h"
 #include "runtime/safetensors.h"
+#include "runtime/watchdog.h"
 
-/// The same on all ranks, but for the threads and their places.
+/// The same on all ranks, but for the threads, the GPU and their places.
 struct phx_run_settings {
     const char *model; ///< folder; NULL: the embedded model
     bool dummy;        ///< made-up weights; only config.json is needed
@@ -28,6 +29,16 @@ struct phx_run_settings {
     bool crowded;           ///< CPU: as in phx_device_options
     const int *cpus;        ///< CPU: [n_threads] to pin to, or NULL
     const char *isa;        ///< CPU: as in phx_device_options
+    int gpu;                ///< CUDA: ordinal of this rank's
+    int gpu_sharers;        ///< CUDA: the most ranks that have the same GPU. Above 1 all ranks add
+                            ///< through the host; 0 is taken for 1
+    bool eager;             ///< CUDA: steps are not recorded as graphs
+    bool overlap;           ///< CPU: steps padded and ahead of each other, as they are on GPUs
+    enum phx_allreduce allreduce;  ///< CUDA: as in phx_comm_options
+    double gpu_memory_utilization; ///< as in phx_memory_share; 0 is taken for 0.9
+    bool choose_kv;                ///< the cache is kept in kv_dtype, not the device's choice
+    enum phx_dtype kv_dtype;
+    int watchdog_timeout_s; ///< 0: no watchdog
     bool progress;          ///< rank 0 shows a bar on stderr while a long load goes on
 };
 
@@ -43,13 +54,15 @@ struct phx_run {
     struct phx_comm *comm;
     struct phx_buffer *partials; ///< of the communicator, freed with it
     struct phx_weights *weights;
+    struct phx_watchdog *watchdog; ///< NULL: none
     struct phx_engine *engine;
     struct phx_memory_plan memory;
     struct phx_load_report load;
 };
 
 /// Collective. Find the model, read its config, make the plan, map its files. Refusals (a world
-/// size that the heads do not allow, a broken file) come before any device is touched. The
+/// size that the heads do not allow, a broken file, tensors that do not fit the config) come before
+/// any device is touched. The
 /// settings' pointers and the world outlive the run. On failure *out is NULL and all ranks have
 /// failed together.
 enum phx_status phx_run_open(struct phx_world *world, const struct phx_run_settings *settings,
@@ -59,9 +72,11 @@ enum phx_status phx_run_open(struct phx_world *world, const struct phx_run_setti
 struct phx_run_needs {
     int32_t max_seqs;     ///< requests at the same time
     int32_t max_rows;     ///< tokens in a step; raised to max_seqs if it is less
-    bool all_logits;      ///< outputs for every row, not one a sequence
+    bool logits;          ///< requests may want logits on rank 0's host
+    bool all_logits;      ///< the same, and outputs for every row, not one a sequence
+    int64_t kept_rows;    ///< of logits, for which rank 0 will take host memory of its own
     int32_t max_length;   ///< context; at most what the model allows
-    int64_t total_tokens; ///< cache for so many; 0: for max_seqs of max_length
+    int64_t total_tokens; ///< cache for so many, if they fit; 0: for max_seqs of max_length
 };
 
 /// Collective. Device, memory, communicator, weights, engine. The needs are rank 0's; others' are

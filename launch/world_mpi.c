@@ -103,8 +103,12 @@ static enum phx_status allocate_window(struct mpi_world *self, size_t bytes, cha
     MPI_Aint own_bytes = self->base.node_rank == 0 ? (MPI_Aint)bytes + PHX_SHARED_ALIGNMENT : 0;
     int unit, code;
     code = MPI_Win_allocate_shared(own_bytes, 1, MPI_INFO_NULL, self->node, out, &window->win);
-    if (code != MPI_SUCCESS) {
-        free(window);
+    int mine = code == MPI_SUCCESS, all = 0;
+    enum phx_status told = check(MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MIN, self->node),
+                                 "agreeing on shared memory");
+    if (told != PHX_OK || !all) {
+        free(window); /* one that some rank lacks can only be left to the end of the process */
+        if (told != PHX_OK) return told;
         return phx_fail(PHX_OUT_OF_MEMORY,
                         "MPI cannot share %zu bytes between the ranks of this machine: is there "
                         "room in /dev/shm? (in a container: docker run --shm-size=1g)",

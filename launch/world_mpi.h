@@ -11,7 +11,7 @@
 
 /// Collective. A process that no launcher started, or only one of, gets a world of one, without
 /// MPI. From here on a rank dies with the process that started it.
-/// PHX_USAGE, PHX_PEER: the launcher belongs to another MPI, phx_mpi_launcher_check(). PHX_COMM,
+/// PHX_USAGE: the launcher belongs to another MPI, phx_mpi_launcher_check(). PHX_COMM,
 /// PHX_OUT_OF_MEMORY: what MPI reported. An empty sentence then has been, or is, told by another
 /// rank.
 enum phx_status phx_world_mpi_create(int *argc, char ***argv, struct phx_world **out);

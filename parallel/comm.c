@@ -1,5 +1,6 @@
 #include "parallel/comm.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -7,17 +8,71 @@
 #include "kernels/ops.h"
 #include "parallel/comm_impl.h"
 
-enum phx_status phx_comm_create(struct phx_world *world, struct phx_device *device,
-                                const struct phx_comm_options *options, struct phx_comm **out)
+/* Ranks give unequal tensors to a gather: the largest of any rank counts. */
+static enum phx_status find_largest(struct phx_world *world, size_t mine, size_t *out)
+{
+    size_t *all = calloc((size_t)world->size, sizeof *all);
+    PHX_ASSERT(all != NULL);
+    enum phx_status status = phx_world_allgather(world, &mine, sizeof mine, all);
+    *out = 0;
+    for (int r = 0; r < world->size; r++)
+        if (all[r] > *out) *out = all[r];
+    free(all);
+    return status;
+}
+
+enum phx_status phx_comm_create_as(const struct phx_comm_ops *ops, struct phx_world *world,
+                                   struct phx_device *device,
+                                   const struct phx_comm_options *options, struct phx_comm **out)
+{
+    struct phx_comm_options shared = *options;
+    struct phx_comm *comm = NULL;
+    PHX_TRY(find_largest(world, options->max_gather_bytes, &shared.max_gather_bytes));
+    enum phx_status status = phx_world_agree(world, ops->create(world, device, &shared, &comm));
+    if (status == PHX_OK && ops->connect != NULL)
+        status = phx_world_agree(world, ops->connect(comm));
+    if (status == PHX_OK)
+        *out = comm;
+    else
+        phx_comm_destroy(comm);
+    return status;
+}
+
+static const struct phx_comm_ops *ops_of(enum phx_comm_kind kind)
 {
     static const struct phx_comm_ops *const kinds[] = {
         [PHX_COMM_SOLO] = &phx_comm_solo,
         [PHX_COMM_HOST] = &phx_comm_host,
         [PHX_COMM_NCCL] = &phx_comm_nccl,
     };
-    PHX_ASSERT((size_t)options->kind < sizeof kinds / sizeof kinds[0]);
+    PHX_ASSERT((size_t)kind < sizeof kinds / sizeof kinds[0]);
+    return kinds[kind];
+}
+
+enum phx_status phx_comm_create(struct phx_world *world, struct phx_device *device,
+                                const struct phx_comm_options *options, struct phx_comm **out)
+{
     PHX_ASSERT(options->kind != PHX_COMM_SOLO || world->size == 1);
-    return kinds[options->kind]->create(world, device, options, out);
+    return phx_comm_create_as(ops_of(options->kind), world, device, options, out);
+}
+
+size_t phx_comm_bytes(const struct phx_comm_options *options, int size)
+{
+    const struct phx_comm_ops *ops = ops_of(options->kind);
+    return ops->bytes != NULL ? ops->bytes(options, size) : 0;
+}
+
+void phx_comm_describe(const struct phx_comm *comm, char *text, size_t size)
+{
+    if (comm->ops->describe != NULL)
+        comm->ops->describe(comm, text, size);
+    else
+        snprintf(text, size, "%s", comm->ops->name);
+}
+
+bool phx_comm_recordable(const struct phx_comm *comm)
+{
+    return !comm->ops->blocking;
 }
 
 enum phx_status phx_comm_buffer(struct phx_comm *comm, size_t bytes, struct phx_buffer **out)

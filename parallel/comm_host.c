@@ -278,18 +278,24 @@ static enum phx_status host_gather_cols(struct phx_comm *comm, struct phx_stream
 
 /* ---- making and ending ---- */
 
-static enum phx_status add_segment(struct host_comm *c, size_t part_bytes)
+static size_t whole_pages(size_t bytes)
+{
+    return (bytes + PHX_SHARED_ALIGNMENT - 1) / PHX_SHARED_ALIGNMENT * PHX_SHARED_ALIGNMENT;
+}
+
+/* Before the parts lie `head_bytes`, whole pages, of all ranks together. */
+static enum phx_status add_segment(struct host_comm *c, size_t head_bytes, size_t part_bytes)
 {
     struct phx_world *world = c->base.world;
-    size_t pages = (part_bytes + PHX_SHARED_ALIGNMENT - 1) / PHX_SHARED_ALIGNMENT;
-    part_bytes = pages * PHX_SHARED_ALIGNMENT;
+    part_bytes = whole_pages(part_bytes);
     size_t n = (size_t)c->n_segments + 1;
     struct segment *segments = realloc(c->segments, n * sizeof *segments);
     PHX_ASSERT(segments != NULL);
     c->segments = segments;
     struct phx_shared shared;
-    PHX_TRY(phx_world_share(world, (size_t)world->size * part_bytes, &shared));
-    c->segments[c->n_segments++] = (struct segment){shared.address, part_bytes, NULL};
+    PHX_TRY(phx_world_share(world, head_bytes + (size_t)world->size * part_bytes, &shared));
+    c->segments[c->n_segments++] =
+        (struct segment){(char *)shared.address + head_bytes, part_bytes, NULL};
     return PHX_OK;
 }
 
@@ -297,7 +303,7 @@ static enum phx_status host_buffer(struct phx_comm *comm, size_t bytes, struct p
 {
     struct host_comm *c = of(comm);
     if (c->staged || !c->near) return phx_buffer_create(comm->device, bytes, out);
-    PHX_TRY(add_segment(c, bytes));
+    PHX_TRY(add_segment(c, 0, bytes));
     struct segment *segment = &c->segments[c->n_segments - 1];
     char *address = part_of(segment, comm->world->rank);
     PHX_TRY(phx_buffer_wrap(comm->device, address, bytes, out));
@@ -305,13 +311,15 @@ static enum phx_status host_buffer(struct phx_comm *comm, size_t bytes, struct p
     return PHX_OK;
 }
 
-static enum phx_status prepare_near(struct host_comm *c)
+/* The posts and the slots. */
+static enum phx_status host_connect(struct phx_comm *comm)
 {
-    struct phx_shared posts;
-    size_t bytes = (size_t)c->base.world->size * sizeof(struct post);
-    PHX_TRY(phx_world_share(c->base.world, bytes, &posts));
-    c->posts = posts.address;
-    return add_segment(c, 2 * c->piece_bytes);
+    struct host_comm *c = of(comm);
+    size_t posts_bytes = whole_pages((size_t)comm->world->size * sizeof(struct post));
+    if (!c->near) return PHX_OK;
+    PHX_TRY(add_segment(c, posts_bytes, 2 * c->piece_bytes));
+    c->posts = (struct post *)(void *)(c->segments[0].memory - posts_bytes);
+    return PHX_OK;
 }
 
 static enum phx_status allocate(size_t bytes, char **out)
@@ -359,9 +367,7 @@ static enum phx_status host_create(struct phx_world *world, struct phx_device *d
     PHX_ASSERT(c->parts != NULL);
 
     enum phx_status status = PHX_OK;
-    if (c->near) {
-        PHX_TRY_GOTO(prepare_near(c), fail);
-    } else {
+    if (!c->near) {
         PHX_TRY_GOTO(allocate(c->piece_bytes, &c->mine), fail);
         PHX_TRY_GOTO(allocate((size_t)world->size * c->piece_bytes, &c->gathered), fail);
     }
@@ -377,6 +383,7 @@ const struct phx_comm_ops phx_comm_host = {
     .name = "host",
     .blocking = true,
     .create = host_create,
+    .connect = host_connect,
     .buffer = host_buffer,
     .all_reduce = host_all_reduce,
     .reduce_norm = host_reduce_norm,

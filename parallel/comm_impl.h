@@ -12,8 +12,14 @@ extern "C" {
 struct phx_comm_ops {
     const char *name;
     bool blocking; ///< the work is done when a call returns: its time is counted
+    /// Local: whatever can fail on one rank alone, which then must not leave the others waiting in
+    /// connect. max_gather_bytes is the largest of any rank.
     enum phx_status (*create)(struct phx_world *, struct phx_device *,
                               const struct phx_comm_options *, struct phx_comm **);
+    /// Collective: all ranks have created theirs. NULL: nothing to do.
+    enum phx_status (*connect)(struct phx_comm *);
+    size_t (*bytes)(const struct phx_comm_options *, int size);    ///< NULL: 0
+    void (*describe)(const struct phx_comm *, char *text, size_t); ///< NULL: the name
     /// comm.c destroys the buffers, before the communicator.
     enum phx_status (*buffer)(struct phx_comm *, size_t, struct phx_buffer **);
     enum phx_status (*all_reduce)(struct phx_comm *, struct phx_stream *, struct phx_tensor);
@@ -37,10 +43,15 @@ struct phx_comm {
     struct phx_device *device;
     struct phx_comm_options options;
     struct phx_comm_counters counters;
-    uint64_t host_position; ///< n_steps << 32 | n_begun, atomic; without ops->position
+    uint64_t host_position;      ///< n_steps << 32 | n_begun, atomic; without ops->position
     struct phx_buffer **buffers; ///< [n_buffers], those of phx_comm_buffer()
     int n_buffers;
 };
+
+/// phx_comm_create() of an implementation.
+enum phx_status phx_comm_create_as(const struct phx_comm_ops *ops, struct phx_world *world,
+                                   struct phx_device *device,
+                                   const struct phx_comm_options *options, struct phx_comm **out);
 
 /// The composition that defines reduce_norm: all_reduce, then phx_op_add_norm.
 enum phx_status phx_comm_sum_then_norm(struct phx_comm *comm, struct phx_stream *stream,

@@ -9,5 +9,10 @@ static enum phx_status absent_create(struct phx_world *world, struct phx_device 
                                      "the CUDA toolkit and NCCL, or run on the CPU");
 }
 
+void phx_nccl_info(struct phx_nccl_info *out)
+{
+    *out = (struct phx_nccl_info){0};
+}
+
 /* Without a communicator the other entries are never called. */
 const struct phx_comm_ops phx_comm_nccl = {.name = "nccl, absent", .create = absent_create};

@@ -26,6 +26,7 @@ struct phx_batch {
     struct phx_scheduler_limits limits;
     int64_t vocab_begin;
     struct phx_device *device;
+    bool pads;                       /* steps that only decode */
     size_t begin[SECTION_COUNT + 1]; /* elements */
     int32_t *host;                   /* the sections */
     struct phx_buffer *inputs;       /* the sections */
@@ -84,22 +85,23 @@ size_t phx_batch_bytes(const struct phx_scheduler_limits *limits, int64_t vocab)
 }
 
 enum phx_status phx_batch_create(struct phx_device *device,
-                                 const struct phx_scheduler_limits *limits, int64_t vocab_begin,
-                                 int64_t vocab, struct phx_batch **out)
+                                 const struct phx_scheduler_limits *limits,
+                                 struct phx_interval vocab, bool pads, struct phx_batch **out)
 {
     struct phx_batch *b = calloc(1, sizeof *b + (size_t)limits->max_seqs * sizeof b->counted[0]);
     if (b == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the batch's tables");
     enum phx_status status = PHX_OK;
     b->limits = *limits;
-    b->vocab_begin = vocab_begin;
+    b->vocab_begin = vocab.begin;
     b->device = device;
+    b->pads = pads;
     sections(limits, b->begin);
     size_t inputs_bytes = b->begin[SECTION_COUNT] * sizeof(int32_t);
-    size_t tables_bytes = lay_out(limits, vocab, NULL, b);
+    size_t tables_bytes = lay_out(limits, phx_interval_length(vocab), NULL, b);
     PHX_TRY_GOTO(phx_host_alloc(device, inputs_bytes, (void **)&b->host), fail);
     PHX_TRY_GOTO(phx_buffer_create(device, inputs_bytes, &b->inputs), fail);
     PHX_TRY_GOTO(phx_buffer_create(device, tables_bytes, &b->tables), fail);
-    lay_out(limits, vocab, b->tables, b);
+    lay_out(limits, phx_interval_length(vocab), b->tables, b);
     size_t entries = (size_t)(b->block_table.rows * b->block_table.cols);
     b->host_table = malloc(entries * sizeof *b->host_table);
     if (b->host_table == NULL) {
@@ -186,19 +188,36 @@ static enum phx_status apply_blocks(struct phx_batch *b, struct phx_stream *s,
     return PHX_OK;
 }
 
-static void fill_rows(struct phx_batch *b, const struct phx_step_record *r, int32_t *max_seq_rows)
+int32_t phx_batch_bucket(int32_t n_rows, int32_t most)
+{
+    int32_t unit = 1;
+    while (unit * 8 < n_rows) unit *= 2;
+    int32_t rounded = (n_rows + unit - 1) / unit * unit;
+    return rounded < most ? rounded : most;
+}
+
+static bool only_decodes(const struct phx_step_record *r)
+{
+    const struct phx_record_head *h = r->head;
+    if (h->n_rows != h->n_seqs || h->n_outputs != h->n_seqs) return false;
+    for (int32_t m = 0; m < h->n_outputs; m++)
+        if (r->outputs[m].slot < 0) return false;
+    return true;
+}
+
+static void fill_rows(struct phx_batch *b, const struct phx_step_record *r,
+                      struct phx_step_layout *layout)
 {
     int32_t *at[SECTION_COUNT];
     for (int i = 0; i < SECTION_COUNT; i++) at[i] = b->host + b->begin[i];
     int32_t row = 0;
-    *max_seq_rows = 0;
     memcpy(at[IDS], r->ids, (size_t)r->head->n_rows * sizeof(int32_t));
     for (int32_t q = 0; q < r->head->n_seqs; q++) {
         const struct phx_record_seq *seq = &r->seqs[q];
         at[SEQ_ROWS][q] = row;
         at[SEQ_SLOT][q] = seq->slot;
         at[SEQ_LENGTH][q] = seq->position + seq->n_rows;
-        if (seq->n_rows > *max_seq_rows) *max_seq_rows = seq->n_rows;
+        if (seq->n_rows > layout->max_seq_rows) layout->max_seq_rows = seq->n_rows;
         for (int32_t k = 0; k < seq->n_rows; k++, row++) {
             int32_t position = seq->position + k;
             bool prompt = position < seq->n_prompt;
@@ -215,6 +234,23 @@ static void fill_rows(struct phx_batch *b, const struct phx_step_record *r, int3
         at[OUT_SLOTS][m] = r->outputs[m].slot;
         at[OUT_POSITIONS][m] = r->outputs[m].position;
     }
+    layout->n_rows = r->head->n_rows;
+    layout->n_seqs = r->head->n_seqs;
+}
+
+/* Further sequences of one row each that compute nothing. */
+static void pad_rows(struct phx_batch *b, struct phx_step_layout *layout)
+{
+    int32_t *at[SECTION_COUNT];
+    for (int i = 0; i < SECTION_COUNT; i++) at[i] = b->host + b->begin[i];
+    int32_t bucket = phx_batch_bucket(layout->n_seqs, b->limits.max_seqs);
+    for (int32_t q = layout->n_seqs; q < bucket; q++) {
+        at[IDS][q] = at[POSITIONS][q] = at[SEQ_LENGTH][q] = at[OUT_POSITIONS][q] = 0;
+        at[PROMPT_SLOTS][q] = at[OUTPUT_SLOTS][q] = at[SEQ_SLOT][q] = at[OUT_SLOTS][q] = -1;
+        at[ROW_SEQ][q] = at[OUT_ROWS][q] = q;
+        at[SEQ_ROWS][q + 1] = q + 1;
+    }
+    layout->n_rows = layout->n_seqs = bucket;
 }
 
 static struct phx_tensor column(const struct phx_batch *b, enum section section, int64_t rows)
@@ -230,27 +266,31 @@ enum phx_status phx_batch_apply(struct phx_batch *batch, struct phx_stream *stre
     PHX_ASSERT(h->n_seqs <= batch->limits.max_seqs && h->n_outputs <= batch->limits.max_outputs);
     PHX_TRY(apply_joins(batch, stream, record));
     PHX_TRY(apply_blocks(batch, stream, record));
-    int32_t max_seq_rows;
-    fill_rows(batch, record, &max_seq_rows);
+    struct phx_step_layout layout = {.block_table = batch->block_table};
+    fill_rows(batch, record, &layout);
+    int32_t n_outputs = h->n_outputs;
+    bool decodes = only_decodes(record);
+    if (decodes && batch->pads) {
+        pad_rows(batch, &layout);
+        n_outputs = layout.n_rows;
+    }
     size_t bytes = batch->begin[SECTION_COUNT] * sizeof(int32_t);
     PHX_TRY(phx_buffer_upload(stream, batch->inputs, 0, bytes, batch->host, bytes, bytes, 1));
-    *out = (struct phx_step){.layout = {.n_rows = h->n_rows,
-                                        .n_seqs = h->n_seqs,
-                                        .max_seq_rows = max_seq_rows,
-                                        .positions = column(batch, POSITIONS, h->n_rows),
-                                        .row_seq = column(batch, ROW_SEQ, h->n_rows),
-                                        .seq_rows = column(batch, SEQ_ROWS, h->n_seqs + 1),
-                                        .seq_slot = column(batch, SEQ_SLOT, h->n_seqs),
-                                        .seq_length = column(batch, SEQ_LENGTH, h->n_seqs),
-                                        .block_table = batch->block_table},
-                             .ids = column(batch, IDS, h->n_rows),
+    layout.positions = column(batch, POSITIONS, layout.n_rows);
+    layout.row_seq = column(batch, ROW_SEQ, layout.n_rows);
+    layout.seq_rows = column(batch, SEQ_ROWS, layout.n_seqs + 1);
+    layout.seq_slot = column(batch, SEQ_SLOT, layout.n_seqs);
+    layout.seq_length = column(batch, SEQ_LENGTH, layout.n_seqs);
+    *out = (struct phx_step){.layout = layout,
+                             .ids = column(batch, IDS, layout.n_rows),
                              .last_ids = batch->last_ids,
-                             .prompt_slots = column(batch, PROMPT_SLOTS, h->n_rows),
-                             .output_slots = column(batch, OUTPUT_SLOTS, h->n_rows),
-                             .out_rows = column(batch, OUT_ROWS, h->n_outputs),
-                             .out_slots = column(batch, OUT_SLOTS, h->n_outputs),
-                             .out_positions = column(batch, OUT_POSITIONS, h->n_outputs),
-                             .n_outputs = h->n_outputs,
+                             .prompt_slots = column(batch, PROMPT_SLOTS, layout.n_rows),
+                             .output_slots = column(batch, OUTPUT_SLOTS, layout.n_rows),
+                             .out_rows = column(batch, OUT_ROWS, n_outputs),
+                             .out_slots = column(batch, OUT_SLOTS, n_outputs),
+                             .out_positions = column(batch, OUT_POSITIONS, n_outputs),
+                             .n_outputs = n_outputs,
+                             .decodes = decodes,
                              .draw = (enum phx_draw)h->draw,
                              .n_candidates = h->n_candidates,
                              .adjust = h->adjust != 0,

@@ -6,7 +6,19 @@
 #include "kernels/base/check.h"
 #include "kernels/base/random.h"
 #include "runtime/batch.h"
+#include "runtime/step_graphs.h"
 #include "runtime/step_record.h"
+
+/* A step from its record to its tokens. */
+struct flight {
+    void *buffer; /* the record's */
+    struct phx_step_record record;
+    const struct phx_schedule *schedule; /* rank 0 */
+    int32_t *ids;                        /* [max_outputs] on the host, once `done` */
+    float *logprobs;                     /* [max_outputs] */
+    struct phx_event *done;
+    double begun_s;
+};
 
 struct phx_engine {
     struct phx_engine_parts parts;
@@ -16,13 +28,13 @@ struct phx_engine {
     struct phx_forward *forward;
     struct phx_batch *batch;
     struct phx_scheduler *scheduler; /* rank 0 */
-    void *record;                    /* the record being written or read */
+    struct phx_step_graphs *graphs;
     size_t record_capacity;
-    uint64_t n_records;
-    int32_t *ids;    /* [max_outputs] of the last step, on the host */
-    float *logprobs; /* [max_outputs] */
-    float *logits;   /* [max_outputs, vocab], rank 0, from the first step that wants them */
-    struct phx_tensor last_logits; /* f32 [1, V] local, of the last row of the last step */
+    struct flight flights[PHX_MAX_AHEAD]; /* a ring: step n is in flights[n % PHX_MAX_AHEAD] */
+    uint64_t n_begun, n_done;             /* steps */
+    double last_done_s;
+    float *logits;                 /* [max_outputs, vocab], rank 0, if requests may want them */
+    struct phx_tensor last_logits; /* f32 [1, V] local, of the last row of the newest step */
     struct phx_engine_counters counters;
 };
 
@@ -64,6 +76,35 @@ static enum phx_status make_cache(struct phx_engine *e)
     return PHX_OK;
 }
 
+static enum phx_status make_flight(struct phx_engine *e, struct flight *f)
+{
+    struct phx_device *device = e->parts.device;
+    size_t n = (size_t)e->options.limits.max_outputs;
+    f->buffer = malloc(e->record_capacity);
+    if (f->buffer == NULL)
+        return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a step record of %zu bytes",
+                        e->record_capacity);
+    PHX_TRY(phx_host_alloc(device, n * sizeof *f->ids, (void **)&f->ids));
+    PHX_TRY(phx_host_alloc(device, n * sizeof *f->logprobs, (void **)&f->logprobs));
+    return phx_event_create(device, &f->done);
+}
+
+static void drop_flight(struct phx_device *device, struct flight *f)
+{
+    free(f->buffer);
+    if (f->ids != NULL) phx_host_free(device, f->ids);
+    if (f->logprobs != NULL) phx_host_free(device, f->logprobs);
+    phx_event_destroy(f->done);
+}
+
+static enum phx_status make_logits(struct phx_engine *e)
+{
+    size_t n = (size_t)e->options.limits.max_outputs * (size_t)e->parts.config->vocab;
+    e->logits = malloc(n * sizeof *e->logits);
+    if (e->logits != NULL) return PHX_OK;
+    return phx_fail(PHX_OUT_OF_MEMORY, "no memory for %zu logits on the host", n);
+}
+
 static enum phx_status make_parts(struct phx_engine *e)
 {
     const struct phx_scheduler_limits *l = &e->options.limits;
@@ -81,16 +122,15 @@ static enum phx_status make_parts(struct phx_engine *e)
                                                            .max_outputs = l->max_outputs},
                                &e->forward));
     struct phx_interval vocab = phx_shard_plan_interval(e->parts.plan, rank, 0, PHX_DIM_VOCAB);
-    PHX_TRY(
-        phx_batch_create(e->parts.device, l, vocab.begin, phx_interval_length(vocab), &e->batch));
+    PHX_TRY(phx_batch_create(e->parts.device, l, vocab, e->options.pads, &e->batch));
+    struct phx_device_info info;
+    phx_device_info(e->parts.device, &info);
+    bool graphs = e->options.graphs && info.has_graphs && phx_comm_recordable(e->parts.comm);
+    PHX_TRY(phx_step_graphs_create(e->forward, l->max_seqs, graphs, &e->graphs));
     if (e->parts.world->rank == 0) PHX_TRY(phx_scheduler_create(l, &e->scheduler));
+    if (e->parts.world->rank == 0 && e->options.logits) PHX_TRY(make_logits(e));
     e->record_capacity = phx_step_record_capacity(l);
-    e->record = malloc(e->record_capacity);
-    e->ids = malloc((size_t)l->max_outputs * sizeof *e->ids);
-    e->logprobs = malloc((size_t)l->max_outputs * sizeof *e->logprobs);
-    if (e->record == NULL || e->ids == NULL || e->logprobs == NULL)
-        return phx_fail(PHX_OUT_OF_MEMORY, "no memory for step records of %zu bytes",
-                        e->record_capacity);
+    for (int i = 0; i < PHX_MAX_AHEAD; i++) PHX_TRY(make_flight(e, &e->flights[i]));
     return PHX_OK;
 }
 
@@ -99,6 +139,7 @@ enum phx_status phx_engine_create(const struct phx_engine_parts *parts,
 {
     struct phx_engine *e = calloc(1, sizeof *e);
     if (e == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the engine");
+    PHX_ASSERT(options->n_ahead >= 1 && options->n_ahead <= PHX_MAX_AHEAD);
     e->parts = *parts;
     e->options = *options;
     enum phx_status status = make_parts(e);
@@ -114,13 +155,12 @@ void phx_engine_destroy(struct phx_engine *engine)
 {
     if (engine == NULL) return;
     phx_scheduler_destroy(engine->scheduler);
+    phx_step_graphs_destroy(engine->graphs);
     phx_batch_destroy(engine->batch);
     phx_forward_destroy(engine->forward);
     phx_buffer_destroy(engine->kv_memory);
     free(engine->kv);
-    free(engine->record);
-    free(engine->ids);
-    free(engine->logprobs);
+    for (int i = 0; i < PHX_MAX_AHEAD; i++) drop_flight(engine->parts.device, &engine->flights[i]);
     free(engine->logits);
     free(engine);
 }
@@ -143,119 +183,183 @@ enum phx_status phx_engine_submit(struct phx_engine *engine, struct phx_request 
     PHX_TRY(check_ids(config, "prompt token", o->prompt_ids, o->n_prompt));
     PHX_TRY(check_ids(config, "forced token", o->forced_ids, o->n_forced));
     PHX_TRY(check_ids(config, "logit bias for token", o->bias_ids, o->n_bias));
-    if ((o->want_logits || o->want_all_logits) && engine->logits == NULL) {
-        size_t n = (size_t)engine->options.limits.max_outputs * (size_t)config->vocab;
-        engine->logits = malloc(n * sizeof *engine->logits);
-        if (engine->logits == NULL)
-            return phx_fail(PHX_OUT_OF_MEMORY, "no memory for %zu logits on the host", n);
-    }
+    PHX_ASSERT(engine->logits != NULL || !(o->want_logits || o->want_all_logits));
     return phx_scheduler_submit(engine->scheduler, request);
 }
 
-/* What every rank does with a record, rank 0 its own. Leaves ids, logprobs and logits on the host.
- */
-static enum phx_status execute(struct phx_engine *e, const struct phx_step_record *record)
+static struct flight *flight_of(struct phx_engine *e, uint64_t step)
 {
-    const struct phx_record_head *h = record->head;
+    return &e->flights[step % PHX_MAX_AHEAD];
+}
+
+/* What every rank does with a record, rank 0 its own: give the step to the device. */
+static enum phx_status launch(struct phx_engine *e, struct flight *f)
+{
+    const struct phx_record_head *h = f->record.head;
     struct phx_stream *s = e->parts.stream;
     struct phx_step step;
     struct phx_forward_result result;
-    PHX_TRY(phx_batch_apply(e->batch, s, record, &step));
-    PHX_TRY(phx_forward_run(e->forward, s, &step, &result));
+    PHX_ASSERT(h->number == e->n_begun);
+    f->begun_s = now();
+    PHX_TRY(phx_batch_apply(e->batch, s, &f->record, &step));
+    PHX_TRY(phx_step_graphs_run(e->graphs, s, &step, &result));
     if (h->draw != PHX_DRAW_NONE) {
-        PHX_TRY(phx_tensor_download(s, result.ids, e->ids));
-        PHX_TRY(phx_tensor_download(s, result.logprobs, e->logprobs));
+        PHX_TRY(phx_tensor_download(s, result.ids, f->ids));
+        PHX_TRY(phx_tensor_download(s, result.logprobs, f->logprobs));
     }
     if (h->want_logits && e->parts.world->rank == 0)
         PHX_TRY(phx_tensor_download(s, result.logits, e->logits));
-    PHX_TRY(phx_stream_synchronize(s));
-    for (int32_t m = 0; m < h->n_outputs; m++)
-        if (record->outputs[m].slot >= 0)
-            e->counters.token_hash =
-                phx_mix64(e->counters.token_hash + 0x9e3779b97f4a7c15ull + (uint32_t)e->ids[m]);
+    PHX_TRY(phx_event_record(f->done, s));
     if (h->n_outputs > 0)
         e->last_logits = phx_tensor_rows(result.local_logits, h->n_outputs - 1, 1);
-    e->n_records++;
+    e->n_begun++;
+    return PHX_OK;
+}
+
+/* Rank 0 announces what all ranks then launch. */
+static enum phx_status begin(struct phx_engine *e, struct flight *f)
+{
+    struct phx_world *world = e->parts.world;
+    enum phx_status status = PHX_OK;
+    phx_watchdog_enter(e->parts.watchdog);
+    if (world->rank == 0) status = phx_world_send_record(world, f->buffer, f->record.bytes);
+    if (status == PHX_OK) status = launch(e, f);
+    phx_watchdog_leave(e->parts.watchdog);
+    return status;
+}
+
+/* Wait for the oldest step's tokens. */
+static enum phx_status await(struct phx_engine *e)
+{
+    const struct flight *f = flight_of(e, e->n_done);
+    phx_watchdog_enter(e->parts.watchdog);
+    enum phx_status status = phx_event_wait(f->done);
+    phx_watchdog_leave(e->parts.watchdog);
+    PHX_TRY(status);
+    for (int32_t m = 0; m < f->record.head->n_outputs; m++)
+        if (f->record.outputs[m].slot >= 0)
+            e->counters.token_hash =
+                phx_mix64(e->counters.token_hash + 0x9e3779b97f4a7c15ull + (uint32_t)f->ids[m]);
+    e->n_done++;
     e->counters.n_steps++;
     return PHX_OK;
 }
 
-static void count_step(struct phx_engine *e, const struct phx_schedule *schedule, double seconds)
+static void count_step(struct phx_engine *e, const struct flight *f, int32_t n_new)
 {
     struct phx_engine_counters *c = &e->counters;
-    bool reads_prompt = false;
-    int64_t drawn = 0, prompt = 0;
-    for (int32_t i = 0; i < schedule->n; i++) {
-        const struct phx_scheduled *s = &schedule->entries[i];
-        if (s->samples) drawn++;
-        if (s->request->n_computed < s->request->options.n_prompt) {
-            reads_prompt = true;
-            prompt += s->n_rows;
-        }
+    double start_s = f->begun_s > e->last_done_s ? f->begun_s : e->last_done_s;
+    e->last_done_s = now();
+    double seconds = e->last_done_s - start_s;
+    int64_t prompt = 0;
+    for (int32_t i = 0; i < f->schedule->n; i++) {
+        const struct phx_scheduled *s = &f->schedule->entries[i];
+        if (s->position < s->request->options.n_prompt) prompt += s->n_rows;
     }
-    c->generated_tokens += drawn;
-    if (reads_prompt) {
+    c->generated_tokens += n_new;
+    if (prompt > 0) {
         c->prompt_tokens += prompt;
         c->prompt_seconds += seconds;
     } else {
-        c->decode_tokens += drawn;
+        c->decode_tokens += n_new;
         c->decode_seconds += seconds;
     }
 }
 
+/* Rank 0: see the oldest step to its end. */
+static enum phx_status complete(struct phx_engine *e)
+{
+    const struct flight *f = flight_of(e, e->n_done);
+    PHX_TRY(await(e));
+    int32_t n_new = phx_scheduler_complete(
+        e->scheduler,
+        &(struct phx_step_results){.ids = f->ids,
+                                   .logprobs = f->logprobs,
+                                   .logits = f->record.head->want_logits ? e->logits : NULL,
+                                   .vocab = e->parts.config->vocab});
+    count_step(e, f, n_new);
+    return PHX_OK;
+}
+
+/* The head of rank 0's next record. */
+static struct phx_record_head next_head(const struct phx_engine *e)
+{
+    return (struct phx_record_head){
+        .number = e->n_begun, .n_hashed = e->n_done, .token_hash = e->counters.token_hash};
+}
+
+/* Rank 0: announce the next step and begin it, if there is one. */
+static enum phx_status begin_next(struct phx_engine *e, bool *out_begun)
+{
+    struct flight *f = flight_of(e, e->n_begun);
+    struct phx_record_head head = next_head(e);
+    f->schedule = phx_scheduler_next(e->scheduler);
+    *out_begun = f->schedule->n > 0;
+    if (f->schedule->n == 0) return PHX_OK;
+    phx_step_record_write(f->schedule, phx_scheduler_cache(e->scheduler), &head, f->buffer,
+                          &f->record);
+    return begin(e, f);
+}
+
 enum phx_status phx_engine_step(struct phx_engine *engine, bool *out_worked)
 {
-    PHX_ASSERT(engine->scheduler != NULL);
-    double start = now();
-    const struct phx_schedule *schedule = phx_scheduler_next(engine->scheduler);
-    *out_worked = schedule->n > 0;
-    if (schedule->n == 0) return PHX_OK;
-    struct phx_step_record record;
-    phx_step_record_write(schedule, phx_scheduler_cache(engine->scheduler), engine->n_records,
-                          engine->counters.token_hash, engine->record, &record);
-    PHX_TRY(phx_world_send_record(engine->parts.world, engine->record, record.bytes));
-    PHX_TRY(execute(engine, &record));
-    count_step(engine, schedule, now() - start);
-    struct phx_step_results results = {.ids = engine->ids,
-                                       .logprobs = engine->logprobs,
-                                       .logits = record.head->want_logits ? engine->logits : NULL,
-                                       .vocab = engine->parts.config->vocab};
-    phx_scheduler_complete(engine->scheduler, schedule, &results);
+    struct phx_engine *e = engine;
+    PHX_ASSERT(e->scheduler != NULL);
+    bool begun;
+    PHX_TRY(begin_next(e, &begun));
+    *out_worked = e->n_begun > e->n_done;
+    if (!*out_worked) return PHX_OK;
+    if (!begun) return complete(e);
+    /* There is one place for logits on the host: steps that want them do not overlap. */
+    bool alone = flight_of(e, e->n_begun - 1)->record.head->want_logits;
+    uint64_t ahead = alone ? 0 : (uint64_t)e->options.n_ahead - 1;
+    while (e->n_begun - e->n_done > ahead) PHX_TRY(complete(e));
     return PHX_OK;
 }
 
 enum phx_status phx_engine_stop(struct phx_engine *engine)
 {
-    struct phx_step_record record;
-    phx_step_record_write_stop(engine->n_records, engine->counters.token_hash, engine->record,
-                               &record);
-    return phx_world_send_record(engine->parts.world, engine->record, record.bytes);
+    struct phx_engine *e = engine;
+    while (e->n_done < e->n_begun) PHX_TRY(complete(e));
+    struct phx_record_head head = next_head(e);
+    struct flight *f = flight_of(e, e->n_begun);
+    phx_step_record_write_stop(&head, f->buffer, &f->record);
+    return phx_world_send_record(e->parts.world, f->buffer, f->record.bytes);
+}
+
+/* Other ranks: the steps that rank 0 knows the tokens of must have come to the same here. */
+static enum phx_status check_tokens(struct phx_engine *e, const struct phx_record_head *h)
+{
+    while (e->n_done < h->n_hashed) PHX_TRY(await(e));
+    PHX_ASSERT(e->n_done == h->n_hashed);
+    if (h->token_hash == e->counters.token_hash) return PHX_OK;
+    return phx_fail(PHX_COMM,
+                    "after %llu steps the tokens of this rank (hash %016llx) and of rank 0 "
+                    "(%016llx) differ: the ranks do not compute the same sums",
+                    (unsigned long long)h->n_hashed, (unsigned long long)e->counters.token_hash,
+                    (unsigned long long)h->token_hash);
 }
 
 enum phx_status phx_engine_follow(struct phx_engine *engine)
 {
+    struct phx_engine *e = engine;
     for (;;) {
+        /* Rank 0 announces no further one before it has seen the oldest of these end. */
+        if (e->n_begun - e->n_done == PHX_MAX_AHEAD) PHX_TRY(await(e));
         size_t bytes;
-        struct phx_step_record record;
-        PHX_TRY(phx_world_receive_record(engine->parts.world, engine->record,
-                                         engine->record_capacity, &bytes));
-        phx_step_record_read(engine->record, bytes, &record);
-        PHX_ASSERT(record.head->number == engine->n_records);
-        if (record.head->token_hash != engine->counters.token_hash)
-            return phx_fail(PHX_COMM,
-                            "before step %llu the tokens of this rank (hash %016llx) and of rank 0 "
-                            "(%016llx) differ: the ranks do not compute the same sums",
-                            (unsigned long long)record.head->number,
-                            (unsigned long long)engine->counters.token_hash,
-                            (unsigned long long)record.head->token_hash);
-        if (record.head->kind == PHX_RECORD_STOP) return PHX_OK;
-        PHX_TRY(execute(engine, &record));
+        struct flight *f = flight_of(e, e->n_begun);
+        PHX_TRY(phx_world_receive_record(e->parts.world, f->buffer, e->record_capacity, &bytes));
+        phx_step_record_read(f->buffer, bytes, &f->record);
+        PHX_TRY(check_tokens(e, f->record.head));
+        if (f->record.head->kind == PHX_RECORD_STOP) return PHX_OK;
+        PHX_TRY(begin(e, f));
     }
 }
 
 void phx_engine_counters(const struct phx_engine *engine, struct phx_engine_counters *out)
 {
     *out = engine->counters;
+    out->n_replayed = phx_step_graphs_replayed(engine->graphs);
 }
 
 enum phx_status phx_engine_logits_hash(struct phx_engine *engine, uint64_t *out)
@@ -282,6 +386,12 @@ done:
     free(all);
     free(bits);
     return status;
+}
+
+void phx_engine_set_taps(struct phx_engine *engine, const struct phx_forward_taps *taps)
+{
+    PHX_ASSERT(!engine->options.graphs);
+    phx_forward_set_taps(engine->forward, taps);
 }
 
 struct phx_kv_pages phx_engine_kv(const struct phx_engine *engine, int32_t layer)

@@ -16,6 +16,7 @@
 #include "runtime/forward.h"
 #include "runtime/request.h"
 #include "runtime/scheduler.h"
+#include "runtime/watchdog.h"
 
 struct phx_engine;
 
@@ -25,7 +26,8 @@ struct phx_engine_parts {
     struct phx_device *device;
     struct phx_stream *stream;
     struct phx_comm *comm;
-    struct phx_buffer *partials; ///< as in phx_forward_parts: its allocation is collective
+    struct phx_watchdog *watchdog; ///< NULL: none
+    struct phx_buffer *partials;   ///< as in phx_forward_parts: its allocation is collective
     const struct phx_config *config;
     const struct phx_shard_plan *plan;
     const struct phx_weights *weights;
@@ -34,6 +36,11 @@ struct phx_engine_parts {
 struct phx_engine_options {
     struct phx_scheduler_limits limits;
     enum phx_dtype kv_dtype;
+    int n_ahead; ///< steps under way at most, 1..PHX_MAX_AHEAD; more than 1 keeps a device busy
+                 ///< that works by itself
+    bool logits; ///< requests may want logits: rank 0 has host memory for those of a step
+    bool graphs; ///< record decode steps and replay them, where device and communicator can
+    bool pads;   ///< as in phx_batch_apply; the bits are the same with and without graphs
 };
 
 /// The same on all ranks; not collective.
@@ -44,16 +51,19 @@ void phx_engine_destroy(struct phx_engine *engine);
 
 /// Rank 0: as phx_scheduler_submit; a token id outside the vocabulary is PHX_USAGE.
 enum phx_status phx_engine_submit(struct phx_engine *engine, struct phx_request *request);
-/// Rank 0: one step. *out_worked = false if there was nothing to do, and then nothing was
-/// announced. Allocates nothing.
+/// Rank 0: begin a step, or see the oldest one under way to its end, or both. *out_worked = false
+/// if there was nothing to do; then nothing is under way. Allocates nothing, but for the first
+/// steps of each kind if they are recorded.
 enum phx_status phx_engine_step(struct phx_engine *engine, bool *out_worked);
-/// Rank 0: tell the others that it is over; their phx_engine_follow returns.
+/// Rank 0: see steps under way to their end, then tell the others that it is over; their
+/// phx_engine_follow returns.
 enum phx_status phx_engine_stop(struct phx_engine *engine);
 /// Other ranks: take part in rank 0's steps until it stops.
 enum phx_status phx_engine_follow(struct phx_engine *engine);
 
 struct phx_engine_counters {
     int64_t n_steps;
+    int64_t n_replayed;       ///< of these, as recorded graphs
     int64_t prompt_tokens;    ///< positions read in steps that read some prompt
     int64_t generated_tokens; ///< drawn or forced
     int64_t decode_tokens;    ///< of these, in steps in which every sequence only decoded
@@ -69,5 +79,7 @@ enum phx_status phx_engine_logits_hash(struct phx_engine *engine, uint64_t *out)
 /// A layer's cache on this rank, and the page of a position of a running request: for tests and the
 /// audit.
 struct phx_kv_pages phx_engine_kv(const struct phx_engine *engine, int32_t layer);
+/// Every rank, before the first step: who looks on during the passes. Not with graphs.
+void phx_engine_set_taps(struct phx_engine *engine, const struct phx_forward_taps *taps);
 
 #endif

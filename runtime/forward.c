@@ -1,5 +1,6 @@
 #include "runtime/forward.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,7 @@ struct activations {
 
 struct phx_forward {
     struct phx_forward_parts parts;
+    const struct phx_forward_taps *taps; /* NULL: nobody looks on */
     struct phx_buffer *memory;
     struct activations a;
     struct phx_tensor partial;     /* act [N, E] partial; the communicator's memory */
@@ -212,6 +214,19 @@ void phx_forward_destroy(struct phx_forward *forward)
     free(forward);
 }
 
+void phx_forward_set_taps(struct phx_forward *forward, const struct phx_forward_taps *taps)
+{
+    forward->taps = taps;
+}
+
+static enum phx_status look(const struct phx_forward *f, struct phx_stream *s,
+                            const struct phx_step *step, enum phx_point point, int32_t layer,
+                            struct phx_tensor tensor)
+{
+    if (f->taps == NULL) return PHX_OK;
+    return f->taps->look(f->taps->user, s, step, point, layer, tensor);
+}
+
 /* The step's first rows of a scratch matrix, as `cols` columns without gaps. */
 static struct phx_tensor part(struct phx_tensor t, int64_t rows, int64_t cols)
 {
@@ -238,6 +253,7 @@ static enum phx_status attention_block(struct phx_forward *f, struct phx_stream 
     int32_t rope = f->layer_rope[l];
     PHX_TRY(phx_op_linear(
         s, &(struct phx_linear){.x = x, .weight = w->qkv, .bias = w->qkv_bias, .out = qkv}));
+    PHX_TRY(look(f, s, step, PHX_POINT_QKV, l, qkv));
     PHX_TRY(phx_op_rope_append(
         s,
         &(struct phx_rope_append){.qkv = qkv,
@@ -248,20 +264,28 @@ static enum phx_status attention_block(struct phx_forward *f, struct phx_stream 
                                   .epsilon = c->norm_epsilon,
                                   .kv = f->parts.kv[l],
                                   .layout = &step->layout}));
-    PHX_TRY(phx_op_attention(s, &(struct phx_attention){.q = phx_tensor_cols(qkv, 0, hq * d),
-                                                        .n_heads = (int32_t)hq,
-                                                        .kv = f->parts.kv[l],
-                                                        .layout = &step->layout,
-                                                        .window = layer->window,
-                                                        .scale = c->attention_scale,
-                                                        .out = attended}));
-    return phx_op_linear(
-        s, &(struct phx_linear){.x = attended, .weight = w->o, .bias = w->o_bias, .out = partial});
+    struct phx_tensor q = phx_tensor_cols(qkv, 0, hq * d);
+    PHX_TRY(look(f, s, step, PHX_POINT_Q, l, q));
+    PHX_TRY(phx_op_attention(
+        s, &(struct phx_attention){.q = q,
+                                   .n_heads = (int32_t)hq,
+                                   .kv = f->parts.kv[l],
+                                   .layout = &step->layout,
+                                   .window = layer->window,
+                                   .scale = c->attention_scale,
+                                   .out = attended,
+                                   .tap = f->taps == NULL ? NULL
+                                                          : f->taps->attention(f->taps->user, l)}));
+    PHX_TRY(look(f, s, step, PHX_POINT_ATTENDED, l, attended));
+    PHX_TRY(phx_op_linear(
+        s, &(struct phx_linear){.x = attended, .weight = w->o, .bias = w->o_bias, .out = partial}));
+    return look(f, s, step, PHX_POINT_O, l, partial);
 }
 
 /* x [full] -> partial [partial] */
-static enum phx_status ffn_block(struct phx_forward *f, struct phx_stream *s, int32_t l,
-                                 struct phx_tensor x, struct phx_tensor partial)
+static enum phx_status ffn_block(struct phx_forward *f, struct phx_stream *s,
+                                 const struct phx_step *step, int32_t l, struct phx_tensor x,
+                                 struct phx_tensor partial)
 {
     const struct phx_layer_weights *w = &f->parts.weights->layers[l];
     int rank = phx_shard_plan_rank(f->parts.plan);
@@ -273,22 +297,29 @@ static enum phx_status ffn_block(struct phx_forward *f, struct phx_stream *s, in
                                                     .bias = w->gate_up_bias,
                                                     .activation = f->parts.config->activation,
                                                     .out = ffn}));
-    return phx_op_linear(
-        s, &(struct phx_linear){.x = ffn, .weight = w->down, .bias = w->down_bias, .out = partial});
+    PHX_TRY(look(f, s, step, PHX_POINT_GATE_UP, l, ffn));
+    PHX_TRY(phx_op_linear(
+        s,
+        &(struct phx_linear){.x = ffn, .weight = w->down, .bias = w->down_bias, .out = partial}));
+    return look(f, s, step, PHX_POINT_DOWN, l, partial);
 }
 
-/* residual (+)= sum of partial over ranks; x = norm(residual) [full] */
+/* residual (+)= sum of partial over ranks; x = norm(residual) [full]. `point` is the residual's. */
 static enum phx_status reduce_norm(struct phx_forward *f, struct phx_stream *s,
+                                   const struct phx_step *step, enum phx_point point, int32_t l,
                                    struct phx_tensor partial, struct phx_tensor residual,
-                                   bool start, struct phx_tensor weight, struct phx_tensor x)
+                                   struct phx_tensor weight, struct phx_tensor x)
 {
-    return phx_comm_reduce_norm(f->parts.comm, s,
-                                &(struct phx_reduce_norm){.partial = partial,
-                                                          .residual = residual,
-                                                          .start = start,
-                                                          .weight = weight,
-                                                          .epsilon = f->parts.config->norm_epsilon,
-                                                          .out = x});
+    PHX_TRY(phx_comm_reduce_norm(
+        f->parts.comm, s,
+        &(struct phx_reduce_norm){.partial = partial,
+                                  .residual = residual,
+                                  .start = point == PHX_POINT_RESIDUAL && l == 0,
+                                  .weight = weight,
+                                  .epsilon = f->parts.config->norm_epsilon,
+                                  .out = x}));
+    PHX_TRY(look(f, s, step, point, l, residual));
+    return look(f, s, step, (enum phx_point)(point + 1), l, x);
 }
 
 /* Penalties look at counts that include the newest token: it is a row of this step. */
@@ -414,6 +445,7 @@ static enum phx_status head(struct phx_forward *f, struct phx_stream *s,
     PHX_TRY(phx_op_linear(s, &(struct phx_linear){.x = x,
                                                   .weight = f->parts.weights->lm_head,
                                                   .out = result->local_logits}));
+    PHX_TRY(look(f, s, step, PHX_POINT_LOGITS, 0, result->local_logits));
     return draw(f, s, step, result->local_logits, result);
 }
 
@@ -428,6 +460,8 @@ enum phx_status phx_forward_run(struct phx_forward *forward, struct phx_stream *
     struct phx_tensor residual = part(f->a.residual, n, c->hidden);
     struct phx_tensor partial = part(f->partial, n, c->hidden);
     memset(out, 0, sizeof *out);
+    PHX_TRY(phx_comm_begin_step(f->parts.comm, stream));
+    PHX_TRY(look(f, stream, step, PHX_POINT_STEP, 0, (struct phx_tensor){0}));
     if (step->adjust) PHX_TRY(count_tokens(f, stream, step));
     for (int32_t i = 0; i < f->n_ropes; i++)
         PHX_TRY(phx_op_rope_table(
@@ -445,17 +479,35 @@ enum phx_status phx_forward_run(struct phx_forward *forward, struct phx_stream *
                                     .last_ids = step->last_ids,
                                     .scale = 1,
                                     .out = partial}));
+    PHX_TRY(look(f, stream, step, PHX_POINT_EMBED, 0, partial));
     for (int32_t l = 0; l < c->n_layers; l++) {
         const struct phx_layer_weights *layer = &w->layers[l];
-        PHX_TRY(reduce_norm(f, stream, partial, residual, l == 0, layer->attn_norm, x));
+        PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_RESIDUAL, l, partial, residual,
+                            layer->attn_norm, x));
         PHX_TRY(attention_block(f, stream, step, l, x, partial));
         if (l + 1 == c->n_layers) {
             if (step->n_outputs == 0) return PHX_OK;
             PHX_TRY(keep_outputs(f, stream, step, &x, &residual, &partial));
         }
-        PHX_TRY(reduce_norm(f, stream, partial, residual, false, layer->ffn_norm, x));
-        PHX_TRY(ffn_block(f, stream, l, x, partial));
+        PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_MID_RESIDUAL, l, partial, residual,
+                            layer->ffn_norm, x));
+        PHX_TRY(ffn_block(f, stream, step, l, x, partial));
     }
-    PHX_TRY(reduce_norm(f, stream, partial, residual, false, w->final_norm, x));
+    PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_END_RESIDUAL, c->n_layers - 1, partial, residual,
+                        w->final_norm, x));
     return head(f, stream, step, x, out);
+}
+
+/* The collectives of phx_forward_run(), in its order. */
+void phx_forward_collective_name(const struct phx_config *config, uint32_t ordinal, char *text,
+                                 size_t bytes)
+{
+    uint32_t n_sums = 1 + 2 * (uint32_t)config->n_layers;
+    if (ordinal == 0)
+        snprintf(text, bytes, "the sum of the embeddings");
+    else if (ordinal < n_sums)
+        snprintf(text, bytes, "the sum after the %s of layer %u", ordinal % 2 ? "attention" : "MLP",
+                 (ordinal - 1) / 2);
+    else
+        snprintf(text, bytes, "the gather of the logits or their candidates");
 }

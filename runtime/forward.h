@@ -28,6 +28,7 @@ struct phx_step {
     struct phx_tensor out_slots;     ///< i32 [M, 1] -1: draws nothing
     struct phx_tensor out_positions; ///< i32 [M, 1] position of the predicted token
     int32_t n_outputs;               ///< M, may be 0
+    bool decodes;                    ///< every sequence has one row, which draws a token
     enum phx_draw draw;
     int32_t n_candidates;
     bool adjust;
@@ -41,6 +42,38 @@ struct phx_forward_result {
     struct phx_tensor logprobs;     ///< f32 [M, 1]
     struct phx_tensor local_logits; ///< f32 [M, V]
     struct phx_tensor logits;       ///< f32 [M, whole vocabulary], if gather_logits
+};
+
+/// Places of a pass, in its order (each norm right after its residual), with what stands there.
+/// From PHX_POINT_MID_RESIDUAL of the last layer on only the output rows are left: M instead of N.
+enum phx_point {
+    PHX_POINT_STEP,         ///< the step begins; no tensor
+    PHX_POINT_EMBED,        ///< act [N, E] partial
+    PHX_POINT_RESIDUAL,     ///< f32 [N, E] full: the layer's input
+    PHX_POINT_ATTN_NORM,    ///< act [N, E] full
+    PHX_POINT_QKV,          ///< act [N, (Hq + 2 Hk) D] split: as projected
+    PHX_POINT_Q,            ///< act [N, Hq D] split: normed and rotated; keys are in their pages
+    PHX_POINT_ATTENDED,     ///< act [N, Hq D] split
+    PHX_POINT_O,            ///< act [N, E] partial
+    PHX_POINT_MID_RESIDUAL, ///< f32 [N, E] full
+    PHX_POINT_FFN_NORM,     ///< act [N, E] full
+    PHX_POINT_GATE_UP,      ///< act [N, F] split
+    PHX_POINT_DOWN,         ///< act [N, E] partial
+    PHX_POINT_END_RESIDUAL, ///< f32 [M, E] full: the last layer's output
+    PHX_POINT_FINAL_NORM,   ///< act [M, E] full
+    PHX_POINT_LOGITS,       ///< f32 [M, V] split
+    PHX_POINT_COUNT
+};
+
+/// Whoever looks on while passes run: an audit. Not with passes that are recorded.
+struct phx_forward_taps {
+    void *user;
+    /// At each point of each pass, its tensor not yet synchronised; `layer` is 0 where there is
+    /// none.
+    enum phx_status (*look)(void *user, struct phx_stream *stream, const struct phx_step *step,
+                            enum phx_point point, int32_t layer, struct phx_tensor tensor);
+    /// What to give to the layer's attention; NULL: nothing.
+    const struct phx_attention_tap *(*attention)(void *user, int32_t layer);
 };
 
 struct phx_forward_parts {
@@ -68,8 +101,17 @@ size_t phx_forward_reduce_bytes(const struct phx_config *config, const struct ph
 enum phx_status phx_forward_create(const struct phx_forward_parts *parts, struct phx_forward **out);
 void phx_forward_destroy(struct phx_forward *forward);
 
+/// For all passes from now on; NULL: none. Read through the pointer.
+void phx_forward_set_taps(struct phx_forward *forward, const struct phx_forward_taps *taps);
+
 /// Collective. Allocates nothing, waits for nothing.
 enum phx_status phx_forward_run(struct phx_forward *forward, struct phx_stream *stream,
                                 const struct phx_step *step, struct phx_forward_result *out);
+
+/// What the collective of this ordinal (from 0, phx_comm_position) does in a pass, with its layer,
+/// counted from 0 as in the tensors' names: "the sum after the attention of layer 3".
+enum { PHX_COLLECTIVE_NAME_BYTES = 64 };
+void phx_forward_collective_name(const struct phx_config *config, uint32_t ordinal, char *text,
+                                 size_t bytes);
 
 #endif

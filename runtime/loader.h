@@ -24,10 +24,8 @@ struct phx_load_report {
     double seconds;
 };
 
-/// Checks, before any device memory is taken, that every tensor of the catalogue is there with the
-/// expected shape and a float type, and that no tensor of the checkpoint is left over (rotary
-/// inv_freq buffers of old checkpoints excepted); a tied model's lm_head.weight may be there or
-/// not. Reads only this rank's rectangles. The stream is synchronised on return.
+/// Of a checkpoint that phx_weights_check() finds good. Reads only this rank's rectangles. The
+/// stream is synchronised on return.
 enum phx_status phx_weights_load(const struct phx_config *config, const struct phx_shard_plan *plan,
                                  const struct phx_checkpoint *checkpoint, struct phx_stream *stream,
                                  const struct phx_load_options *options, struct phx_weights **out,

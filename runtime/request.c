@@ -17,6 +17,8 @@ const char *phx_finish_name(enum phx_finish finish)
         return "length";
     case PHX_FINISH_CANCELLED:
         return "cancelled";
+    case PHX_FINISH_ERROR:
+        return "error";
     }
     return "unknown";
 }
@@ -92,7 +94,7 @@ enum phx_status phx_request_create(const struct phx_request_options *options,
     }
     memcpy(r->ids, options->prompt_ids, (size_t)options->n_prompt * sizeof *r->ids);
     r->options.prompt_ids = r->ids;
-    r->n_ids = options->n_prompt;
+    r->n_ids = r->n_planned = options->n_prompt;
     r->slot = -1;
     *out = r;
     return PHX_OK;
@@ -106,6 +108,18 @@ void phx_request_destroy(struct phx_request *request)
     free((void *)request->options.bias_values);
     free(request->ids);
     free(request);
+}
+
+int32_t phx_request_id_at(const struct phx_request *request, int32_t position)
+{
+    const struct phx_request_options *o = &request->options;
+    PHX_ASSERT(position >= 0 && position < request->n_planned);
+    if (position < request->n_ids) return request->ids[position];
+    int32_t index = position - o->n_prompt;
+    if (index < o->n_forced) return o->forced_ids[index];
+    /* The device holds only the newest one, which may have a successor in the same step. */
+    PHX_ASSERT(position >= request->n_planned - 2);
+    return -1 - request->slot;
 }
 
 void phx_request_cancel(struct phx_request *request, enum phx_finish finish)

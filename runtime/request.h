@@ -15,6 +15,7 @@ enum phx_finish {
     PHX_FINISH_STOP,   ///< a stop token or a stop string
     PHX_FINISH_LENGTH, ///< as many tokens as asked for, or the context is full
     PHX_FINISH_CANCELLED,
+    PHX_FINISH_ERROR, ///< the model gave nothing to draw from
 };
 
 /// "stop", "length", ...
@@ -53,16 +54,22 @@ struct phx_request_options {
 struct phx_request {
     struct phx_request_options options; ///< its pointers are the request's own copies
     int32_t *ids;                       ///< prompt, then continuation [n_prompt + max_new]
-    int32_t n_ids;
+    int32_t n_ids;                      ///< leading positions whose token is known
+    /* What follows counts in the steps under way: the scheduler's view. */
+    int32_t n_planned;        ///< leading positions that have a token or will
     int32_t n_computed;       ///< leading positions whose K and V are in the cache
     int32_t n_reported;       ///< leading positions whose outputs have been handed out
+    int32_t n_steps;          ///< steps under way that it is part of
     int32_t slot;             ///< -1: waiting or finished
-    bool last_on_device;      ///< the newest id is what the slot's last_ids holds
     bool cancelled;           ///< ends at once, wanted logits or not
     enum phx_finish ending;   ///< why no further token is drawn; NONE: one is
     enum phx_finish finish;   ///< set when nothing is left to do
     struct phx_request *next; ///< of the scheduler's queue
 };
+
+/// What a step is told of the token at a planned position: its id, or -1 - slot where it is still
+/// being drawn.
+int32_t phx_request_id_at(const struct phx_request *request, int32_t position);
 
 /// Checks every parameter against its range (PHX_USAGE, a sentence).
 enum phx_status phx_request_create(const struct phx_request_options *options,

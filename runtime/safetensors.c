@@ -267,24 +267,41 @@ static bool write_file(int fd, const char *header, const struct phx_tensor_to_wr
     return ok;
 }
 
-enum phx_status phx_safetensors_write(const char *path, const struct phx_tensor_to_write *tensors,
-                                      size_t n)
+/* A new file beside `path`, whose name is to be freed. */
+static enum phx_status open_temporary(const char *path, char **out_name, int *out_fd)
 {
-    enum phx_status status = PHX_OK;
     struct stat old;
     /* A rename would put a file in place of a device, a pipe or a link. */
     if (lstat(path, &old) == 0 && !S_ISREG(old.st_mode))
         return phx_fail(PHX_USAGE, "cannot write %s: it is there and no regular file", path);
-    char *header = header_text(tensors, n), *temporary = NULL;
-    if (!header || asprintf(&temporary, "%s.tmpXXXXXX", path) < 0) {
-        free(header);
+    if (asprintf(out_name, "%s.tmpXXXXXX", path) < 0)
         return phx_fail(PHX_OUT_OF_MEMORY, "%s: out of memory", path);
-    }
-    int fd = mkostemp(temporary, O_CLOEXEC);
-    if (fd < 0) {
-        status = phx_fail(PHX_IO, "cannot write %s: %s", temporary, strerror(errno));
-        goto done;
-    }
+    *out_fd = mkostemp(*out_name, O_CLOEXEC);
+    if (*out_fd >= 0) return PHX_OK;
+    enum phx_status status = phx_fail(PHX_IO, "cannot write %s: %s", *out_name, strerror(errno));
+    free(*out_name);
+    return status;
+}
+
+enum phx_status phx_safetensors_can_write(const char *path)
+{
+    char *temporary;
+    int fd;
+    PHX_TRY(open_temporary(path, &temporary, &fd));
+    close(fd);
+    unlink(temporary);
+    free(temporary);
+    return PHX_OK;
+}
+
+enum phx_status phx_safetensors_write(const char *path, const struct phx_tensor_to_write *tensors,
+                                      size_t n)
+{
+    enum phx_status status = PHX_OK;
+    char *header = header_text(tensors, n), *temporary = NULL;
+    int fd;
+    if (!header) return phx_fail(PHX_OUT_OF_MEMORY, "%s: out of memory", path);
+    PHX_TRY_GOTO(open_temporary(path, &temporary, &fd), no_file);
     bool ok = fchmod(fd, 0644) == 0 && write_file(fd, header, tensors, n);
     int error = errno;
     if (close(fd) != 0 && ok) {
@@ -299,8 +316,8 @@ enum phx_status phx_safetensors_write(const char *path, const struct phx_tensor_
         unlink(temporary);
         status = phx_fail(PHX_IO, "cannot write %s: %s", path, strerror(error));
     }
-done:
-    free(header);
     free(temporary);
+no_file:
+    free(header);
     return status;
 }

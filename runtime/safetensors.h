@@ -68,6 +68,8 @@ struct phx_tensor_to_write {
     int64_t shape[PHX_MAX_TENSOR_DIMS];
     const void *data;
 };
+/// Whether phx_safetensors_write() could begin now; leaves nothing behind.
+enum phx_status phx_safetensors_can_write(const char *path);
 /// Write a safetensors file, through a temporary file beside it and a rename, so that PATH is never
 /// half written.
 enum phx_status phx_safetensors_write(const char *path, const struct phx_tensor_to_write *tensors,

@@ -16,7 +16,9 @@ struct phx_scheduler {
     int32_t *free_slots; /* [max_seqs] a stack */
     int32_t n_free_slots;
     int64_t n_preemptions;
-    struct phx_schedule schedule;
+    struct phx_schedule steps[PHX_MAX_AHEAD]; /* a ring */
+    int32_t oldest, n_under_way;
+    struct phx_schedule *schedule; /* the one being made */
 };
 
 enum phx_status phx_scheduler_create(const struct phx_scheduler_limits *limits,
@@ -31,9 +33,13 @@ enum phx_status phx_scheduler_create(const struct phx_scheduler_limits *limits,
     s->waiting_tail = &s->waiting_head;
     s->running = calloc(n, sizeof(struct phx_request *));
     s->free_slots = malloc(n * sizeof *s->free_slots);
-    s->schedule.entries = calloc(n, sizeof *s->schedule.entries);
+    bool ok = s->running != NULL && s->free_slots != NULL;
+    for (int i = 0; i < PHX_MAX_AHEAD; i++) {
+        s->steps[i].entries = calloc(n, sizeof *s->steps[i].entries);
+        ok = ok && s->steps[i].entries != NULL;
+    }
     enum phx_status status = PHX_OK;
-    if (s->running == NULL || s->free_slots == NULL || s->schedule.entries == NULL)
+    if (!ok)
         status = phx_fail(PHX_OUT_OF_MEMORY, "no memory for the scheduler");
     else
         status = phx_kv_cache_create(limits->n_pages, limits->max_seqs,
@@ -54,7 +60,7 @@ void phx_scheduler_destroy(struct phx_scheduler *scheduler)
     phx_kv_cache_destroy(scheduler->cache);
     free(scheduler->running);
     free(scheduler->free_slots);
-    free(scheduler->schedule.entries);
+    for (int i = 0; i < PHX_MAX_AHEAD; i++) free(scheduler->steps[i].entries);
     free(scheduler);
 }
 
@@ -111,7 +117,6 @@ static void preempt(struct phx_scheduler *s, struct phx_request *r)
 {
     release(s, r);
     r->n_computed = 0;
-    r->last_on_device = false;
     r->next = s->waiting_head;
     if (s->waiting_head == NULL) s->waiting_tail = &r->next;
     s->waiting_head = r;
@@ -121,8 +126,8 @@ static void preempt(struct phx_scheduler *s, struct phx_request *r)
 
 static bool is_scheduled(const struct phx_scheduler *s, const struct phx_request *r)
 {
-    for (int32_t i = 0; i < s->schedule.n; i++)
-        if (s->schedule.entries[i].request == r) return true;
+    for (int32_t i = 0; i < s->schedule->n; i++)
+        if (s->schedule->entries[i].request == r) return true;
     return false;
 }
 
@@ -145,9 +150,11 @@ static bool make_room(struct phx_scheduler *s, struct phx_request *r, int32_t n_
 static struct phx_scheduled fit(const struct phx_scheduler *s, struct phx_request *r)
 {
     struct phx_scheduled e = {.request = r};
-    int32_t rows_left = s->limits.max_rows - s->schedule.n_rows;
-    int32_t outputs_left = s->limits.max_outputs - s->schedule.n_outputs;
-    e.n_rows = r->n_ids - r->n_computed;
+    int32_t rows_left = s->limits.max_rows - s->schedule->n_rows;
+    int32_t outputs_left = s->limits.max_outputs - s->schedule->n_outputs;
+    if (r->cancelled) return e;
+    e.position = r->n_computed;
+    e.n_rows = r->n_planned - r->n_computed;
     if (e.n_rows > rows_left) e.n_rows = rows_left;
     if (r->options.want_all_logits) {
         /* Row p reports position p + 1; the positions before n_reported have been reported. */
@@ -156,7 +163,7 @@ static struct phx_scheduled fit(const struct phx_scheduler *s, struct phx_reques
         if (e.n_rows > silent + outputs_left) e.n_rows = silent + outputs_left;
         e.n_outputs = e.n_rows > silent ? e.n_rows - silent : 0;
     }
-    e.samples = r->n_computed + e.n_rows == r->n_ids && r->ending == PHX_FINISH_NONE;
+    e.samples = r->n_computed + e.n_rows == r->n_planned && r->ending == PHX_FINISH_NONE;
     if (e.samples && e.n_outputs == 0) {
         if (outputs_left > 0)
             e.n_outputs = 1;
@@ -166,18 +173,29 @@ static struct phx_scheduled fit(const struct phx_scheduler *s, struct phx_reques
     return e;
 }
 
+/* The step is sure to be run: what it will have done counts from here on. */
 static void add(struct phx_scheduler *s, struct phx_scheduled e)
 {
-    s->schedule.entries[s->schedule.n++] = e;
-    s->schedule.n_rows += e.n_rows;
-    s->schedule.n_outputs += e.n_outputs;
+    struct phx_request *r = e.request;
+    r->n_steps++;
+    r->n_computed = e.position + e.n_rows;
+    if (e.n_outputs > 0) r->n_reported = r->n_computed + 1;
+    if (e.samples) {
+        r->n_planned++;
+        if (r->n_planned - r->options.n_prompt == r->options.max_new ||
+            r->n_planned == s->limits.max_length)
+            r->ending = PHX_FINISH_LENGTH;
+    }
+    s->schedule->entries[s->schedule->n++] = e;
+    s->schedule->n_rows += e.n_rows;
+    s->schedule->n_outputs += e.n_outputs;
 }
 
 static void schedule_running(struct phx_scheduler *s, bool decoding)
 {
     for (int32_t i = 0; i < s->n_running;) {
         struct phx_request *r = s->running[i++];
-        if ((r->n_ids - r->n_computed == 1) != decoding) continue;
+        if ((r->n_planned - r->n_computed == 1) != decoding) continue;
         struct phx_scheduled e = fit(s, r);
         if (e.n_rows == 0) continue;
         e.first_block = phx_kv_cache_slot_blocks(s->cache, r->slot);
@@ -192,6 +210,7 @@ static void admit_waiting(struct phx_scheduler *s)
     int32_t bias_left = PHX_MAX_BIAS;
     while (s->waiting_head != NULL && s->n_free_slots > 0) {
         struct phx_request *r = s->waiting_head;
+        if (r->n_steps > 0) return; /* it lost its pages, and its last tokens are not known yet */
         if (r->options.n_bias > bias_left) return;
         struct phx_scheduled e = fit(s, r);
         if (e.n_rows == 0) return;
@@ -209,19 +228,28 @@ static void admit_waiting(struct phx_scheduler *s)
     }
 }
 
-/* Requests that were cancelled while they waited or between steps. */
-static void drop_cancelled(struct phx_scheduler *s)
+/* Nothing of the request is under way, and nothing is left to do. */
+static bool is_over(const struct phx_request *r)
+{
+    if (r->n_steps > 0) return false;
+    if (r->cancelled) return true;
+    if (r->ending == PHX_FINISH_NONE || r->n_ids < r->n_planned) return false;
+    if (r->options.want_all_logits) return r->n_reported > r->n_ids;
+    return r->n_ids > r->options.n_prompt || r->n_computed >= r->options.n_prompt;
+}
+
+static void drop_finished(struct phx_scheduler *s)
 {
     for (int32_t i = s->n_running - 1; i >= 0; i--) {
         struct phx_request *r = s->running[i];
-        if (!r->cancelled) continue;
+        if (!is_over(r)) continue;
         release(s, r);
         r->finish = r->ending;
     }
     struct phx_request **link = &s->waiting_head;
     while (*link != NULL) {
         struct phx_request *r = *link;
-        if (!r->cancelled) {
+        if (!is_over(r)) {
             link = &r->next;
             continue;
         }
@@ -235,64 +263,74 @@ static void drop_cancelled(struct phx_scheduler *s)
 
 const struct phx_schedule *phx_scheduler_next(struct phx_scheduler *scheduler)
 {
-    scheduler->schedule.n = 0;
-    scheduler->schedule.n_rows = 0;
-    scheduler->schedule.n_outputs = 0;
-    drop_cancelled(scheduler);
-    int64_t preemptions = scheduler->n_preemptions;
-    schedule_running(scheduler, true);
-    schedule_running(scheduler, false);
+    struct phx_scheduler *s = scheduler;
+    PHX_ASSERT(s->n_under_way < PHX_MAX_AHEAD);
+    s->schedule = &s->steps[(s->oldest + s->n_under_way) % PHX_MAX_AHEAD];
+    s->schedule->n = 0;
+    s->schedule->n_rows = 0;
+    s->schedule->n_outputs = 0;
+    drop_finished(s); /* some may have been cancelled between steps */
+    int64_t preemptions = s->n_preemptions;
+    schedule_running(s, true);
+    schedule_running(s, false);
     /* Whoever just gave its pages back must not get them again before the others have moved on. */
-    if (scheduler->n_preemptions == preemptions) admit_waiting(scheduler);
-    return &scheduler->schedule;
+    if (s->n_preemptions == preemptions) admit_waiting(s);
+    if (s->schedule->n > 0) s->n_under_way++;
+    return s->schedule;
 }
 
-/* The token at `position`, drawn or given, joins the request. */
-static void push(struct phx_scheduler *s, struct phx_request *r, int32_t drawn,
-                 struct phx_output *output)
+/* The token at the first unknown position, drawn or given, joins the text. */
+static void push(struct phx_request *r, int32_t drawn, struct phx_output *output)
 {
     const struct phx_request_options *o = &r->options;
     int32_t index = r->n_ids - o->n_prompt;
     bool forced = index < o->n_forced;
     int32_t id = forced ? o->forced_ids[index] : drawn;
     r->ids[r->n_ids++] = id;
-    r->last_on_device = !forced;
     output->id = id;
     if (forced) output->logprob = NAN;
-    if (index + 1 == o->max_new || r->n_ids == s->limits.max_length) r->ending = PHX_FINISH_LENGTH;
-    for (int32_t i = 0; !forced && i < o->n_stop_ids; i++)
-        if (id == o->stop_ids[i]) r->ending = PHX_FINISH_STOP;
+    for (int32_t i = 0; !forced && i < o->n_stop_ids; i++) {
+        if (id != o->stop_ids[i]) continue;
+        r->ending = PHX_FINISH_STOP;
+        r->n_planned = r->n_ids; /* steps under way may be drawing more: dropped */
+    }
 }
 
-void phx_scheduler_complete(struct phx_scheduler *scheduler, const struct phx_schedule *schedule,
-                            const struct phx_step_results *results)
+/* One output of a step: row after row, `at` counts them. True if the text grew. */
+static bool report(struct phx_request *r, int32_t position, const struct phx_step_results *results,
+                   int32_t at)
 {
-    int32_t at = 0;
+    struct phx_output output = {.position = position, .id = -1, .logprob = NAN};
+    bool drawn = position >= r->n_ids && position < r->n_planned;
+    if (r->cancelled) return false;
+    if (!drawn && (!r->options.want_all_logits || position > r->n_ids)) return false;
+    if (results->logits != NULL && (r->options.want_all_logits || r->options.want_logits))
+        output.logits = results->logits + at * results->vocab;
+    if (drawn) {
+        output.logprob = results->logprobs[at];
+        push(r, results->ids[at], &output);
+    }
+    if (r->options.on_output != NULL) r->options.on_output(r, &output);
+    return drawn;
+}
+
+int32_t phx_scheduler_complete(struct phx_scheduler *scheduler,
+                               const struct phx_step_results *results)
+{
+    struct phx_scheduler *s = scheduler;
+    PHX_ASSERT(s->n_under_way > 0);
+    const struct phx_schedule *schedule = &s->steps[s->oldest];
+    int32_t at = 0, grown = 0;
     for (int32_t i = 0; i < schedule->n; i++) {
         const struct phx_scheduled *e = &schedule->entries[i];
-        struct phx_request *r = e->request;
-        r->n_computed += e->n_rows;
-        for (int32_t k = e->n_outputs; k > 0; k--, at++) {
-            bool drawn = k == 1 && e->samples;
-            struct phx_output output = {
-                .position = r->n_computed - k + 1, .id = -1, .logprob = NAN};
-            if (r->cancelled) continue;
-            if (results->logits != NULL && (r->options.want_all_logits || r->options.want_logits))
-                output.logits = results->logits + at * results->vocab;
-            if (drawn) {
-                output.logprob = results->logprobs[at];
-                push(scheduler, r, results->ids[at], &output);
-            }
-            r->n_reported = output.position + 1;
-            if (r->options.on_output != NULL) r->options.on_output(r, &output);
-        }
-        bool all_done = !r->options.want_all_logits || r->n_computed == r->n_ids;
-        bool prompt_read = r->n_computed >= r->options.n_prompt;
-        if (r->ending != PHX_FINISH_NONE && ((all_done && prompt_read) || r->cancelled)) {
-            release(scheduler, r);
-            r->finish = r->ending;
-        }
+        e->request->n_steps--;
+        for (int32_t k = e->n_outputs; k > 0; k--)
+            grown += report(e->request, e->position + e->n_rows - k + 1, results, at++);
     }
+    s->oldest = (s->oldest + 1) % PHX_MAX_AHEAD;
+    s->n_under_way--;
+    drop_finished(s);
+    return grown;
 }
 
 const struct phx_kv_cache *phx_scheduler_cache(const struct phx_scheduler *scheduler)

@@ -6,6 +6,10 @@
 /// prompt; then waiting ones, first come first served. When pages run out the youngest running
 /// request gives its pages back and waits at the head of the queue; what it had is computed again
 /// later.
+///
+/// Steps may be scheduled before the ones ahead of them have come to an end: a token that is still
+/// being drawn is then the next step's input. Whoever runs the steps does so in order; so pages and
+/// slots may change hands in a step that follows one still under way.
 #ifndef PHX_RUNTIME_SCHEDULER_H
 #define PHX_RUNTIME_SCHEDULER_H
 
@@ -16,6 +20,9 @@
 #include "runtime/kv_cache.h"
 #include "runtime/request.h"
 
+/// Steps under way at most.
+enum { PHX_MAX_AHEAD = 2 };
+
 struct phx_scheduler_limits {
     int32_t max_seqs;    ///< slots: requests that run at the same time
     int32_t max_rows;    ///< tokens in a step, at least max_seqs
@@ -24,9 +31,10 @@ struct phx_scheduler_limits {
     int32_t n_pages;     ///< of the KV cache
 };
 
-/// A request's part in a step: its positions [n_computed, n_computed + n_rows).
+/// A request's part in a step: its positions [position, position + n_rows).
 struct phx_scheduled {
     struct phx_request *request;
+    int32_t position;
     int32_t n_rows;
     int32_t n_outputs;   ///< rows with logits: the last n_outputs ones
     bool samples;        ///< the last row draws a token
@@ -52,7 +60,9 @@ void phx_scheduler_destroy(struct phx_scheduler *scheduler);
 /// are (PHX_USAGE).
 enum phx_status phx_scheduler_submit(struct phx_scheduler *scheduler, struct phx_request *request);
 
-/// The next step, valid until the next call; n = 0 if there is nothing to do. Allocates nothing.
+/// The next step. With n > 0 it is under way, and valid, until phx_scheduler_complete(); at most
+/// PHX_MAX_AHEAD steps are. n = 0: there is nothing to do until one of them is complete, or at all.
+/// Allocates nothing.
 const struct phx_schedule *phx_scheduler_next(struct phx_scheduler *scheduler);
 
 /// What the step came to, row after row of its outputs. `logits` is NULL, or rows of `vocab`.
@@ -62,9 +72,11 @@ struct phx_step_results {
     const float *logits;
     int64_t vocab;
 };
-/// Record it: requests advance, on_output is called, finished requests leave.
-void phx_scheduler_complete(struct phx_scheduler *scheduler, const struct phx_schedule *schedule,
-                            const struct phx_step_results *results);
+/// The oldest step under way has come to this: texts grow, on_output is called, finished requests
+/// leave. Returns the number of tokens that texts grew by; what was drawn for a text that had
+/// already ended is dropped.
+int32_t phx_scheduler_complete(struct phx_scheduler *scheduler,
+                               const struct phx_step_results *results);
 
 const struct phx_kv_cache *phx_scheduler_cache(const struct phx_scheduler *scheduler);
 int32_t phx_scheduler_running(const struct phx_scheduler *scheduler);

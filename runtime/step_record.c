@@ -85,6 +85,14 @@ static void count(const struct phx_schedule *schedule, const struct phx_kv_cache
     h->n_candidates = most <= 1 ? 1 : most <= 64 ? 64 : PHX_MAX_CANDIDATES;
 }
 
+static struct phx_record_head start(const struct phx_record_head *head, enum phx_record_kind kind)
+{
+    return (struct phx_record_head){.number = head->number,
+                                    .n_hashed = head->n_hashed,
+                                    .token_hash = head->token_hash,
+                                    .kind = kind};
+}
+
 static void write_join(struct phx_step_record *r, const struct phx_request *request, int32_t join,
                        int32_t bias)
 {
@@ -95,13 +103,12 @@ static void write_join(struct phx_step_record *r, const struct phx_request *requ
 }
 
 void phx_step_record_write(const struct phx_schedule *schedule, const struct phx_kv_cache *cache,
-                           uint64_t number, uint64_t token_hash, void *buffer,
+                           const struct phx_record_head *head, void *buffer,
                            struct phx_step_record *out)
 {
-    struct phx_record_head head = {
-        .number = number, .token_hash = token_hash, .kind = PHX_RECORD_STEP};
-    count(schedule, cache, &head);
-    memcpy(buffer, &head, sizeof head);
+    struct phx_record_head own = start(head, PHX_RECORD_STEP);
+    count(schedule, cache, &own);
+    memcpy(buffer, &own, sizeof own);
     place(out, buffer);
     int32_t join = 0, bias = 0, block = 0, output = 0, row = 0;
     for (int32_t i = 0; i < schedule->n; i++) {
@@ -115,23 +122,20 @@ void phx_step_record_write(const struct phx_schedule *schedule, const struct phx
             out->blocks[block++] =
                 (struct phx_record_block){r->slot, b, phx_kv_cache_page(cache, r->slot, b)};
         out->seqs[i] =
-            (struct phx_record_seq){r->slot, e->n_rows, r->n_computed, r->options.n_prompt};
-        int32_t end = r->n_computed + e->n_rows;
-        memcpy(out->ids + row, r->ids + r->n_computed, (size_t)e->n_rows * sizeof *out->ids);
-        row += e->n_rows;
-        if (r->last_on_device && end == r->n_ids) out->ids[row - 1] = -1 - r->slot;
+            (struct phx_record_seq){r->slot, e->n_rows, e->position, r->options.n_prompt};
+        int32_t end = e->position + e->n_rows;
+        for (int32_t p = e->position; p < end; p++) out->ids[row++] = phx_request_id_at(r, p);
         for (int32_t k = e->n_outputs; k > 0; k--)
             out->outputs[output++] = (struct phx_record_output){
                 row - k, k == 1 && e->samples ? r->slot : -1, end - k + 1};
     }
 }
 
-void phx_step_record_write_stop(uint64_t number, uint64_t token_hash, void *buffer,
+void phx_step_record_write_stop(const struct phx_record_head *head, void *buffer,
                                 struct phx_step_record *out)
 {
-    struct phx_record_head head = {
-        .number = number, .token_hash = token_hash, .kind = PHX_RECORD_STOP};
-    memcpy(buffer, &head, sizeof head);
+    struct phx_record_head own = start(head, PHX_RECORD_STOP);
+    memcpy(buffer, &own, sizeof own);
     place(out, buffer);
 }
 

@@ -22,7 +22,8 @@ enum phx_draw {
 
 struct phx_record_head {
     uint64_t number;     ///< 0, 1, 2, ...
-    uint64_t token_hash; ///< over all tokens drawn before this step; differs on no rank
+    uint64_t n_hashed;   ///< steps that rank 0 knew the tokens of
+    uint64_t token_hash; ///< over the tokens drawn in these; differs on no rank
     int32_t kind;        ///< enum phx_record_kind
     int32_t n_joins, n_biases, n_blocks, n_seqs, n_outputs, n_rows;
     int32_t draw;         ///< enum phx_draw
@@ -75,11 +76,12 @@ struct phx_step_record {
 /// The most bytes that a record can take.
 size_t phx_step_record_capacity(const struct phx_scheduler_limits *limits);
 
-/// Write the record of a schedule into `buffer`, 8-byte aligned, of at least the capacity.
+/// Write the record of a schedule into `buffer`, 8-byte aligned, of at least the capacity. Of
+/// `head` the number and the hash count.
 void phx_step_record_write(const struct phx_schedule *schedule, const struct phx_kv_cache *cache,
-                           uint64_t number, uint64_t token_hash, void *buffer,
+                           const struct phx_record_head *head, void *buffer,
                            struct phx_step_record *out);
-void phx_step_record_write_stop(uint64_t number, uint64_t token_hash, void *buffer,
+void phx_step_record_write_stop(const struct phx_record_head *head, void *buffer,
                                 struct phx_step_record *out);
 /// Find the arrays of a received record; asserts that its length is what its head says.
 void phx_step_record_read(void *buffer, size_t bytes, struct phx_step_record *out);

@@ -16,6 +16,14 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/loops.h"
 
+#ifdef PHX_TAPPED /* attention_tapped.c */
+#define ATTENTION phx_cpu_attention_tapped
+enum { TAPPED = 1 };
+#else
+#define ATTENTION phx_cpu_attention
+enum { TAPPED = 0 };
+#endif
+
 enum {
     TILE = 64, /* queries of a unit */
     PAGE = PHX_PAGE_TOKENS,
@@ -113,6 +121,7 @@ static int64_t stored_floats(const struct phx_limits *limits)
     return min64(limits->max_seqs, SPLIT_SEQS) * limits->max_heads * n_parts * query_floats(padded);
 }
 
+#ifndef PHX_TAPPED
 size_t phx_cpu_ops_thread_bytes(const struct phx_limits *limits)
 {
     int64_t padded = blocks_of(limits->max_head_dim, MOST_LANES) * MOST_LANES;
@@ -125,6 +134,7 @@ size_t phx_cpu_ops_shared_bytes(const struct phx_limits *limits)
     return sizeof(struct seq_work) * (size_t)limits->max_seqs +
            sizeof(float) * (size_t)stored_floats(limits);
 }
+#endif
 
 static struct tile *tile_of(const struct job *j, int thread)
 {
@@ -214,6 +224,12 @@ static struct unit unit_at(const struct job *j, int32_t seq, int64_t index)
     return u;
 }
 
+/* The query head of a unit's query i. */
+static int64_t query_head(const struct unit *u, int64_t i)
+{
+    return u->head + i % u->n_heads;
+}
+
 /* ---- a part of a unit ---- */
 
 static void load_queries(const struct job *j, const struct unit *u, float *to)
@@ -221,7 +237,7 @@ static void load_queries(const struct job *j, const struct unit *u, float *to)
     const int64_t dim = j->args->kv.head_dim;
     for (int64_t i = 0; i < u->n_queries; i++, to += j->padded) {
         const float *from =
-            phx_f32_row(j->args->q, u->row + i / u->n_heads) + (u->head + i % u->n_heads) * dim;
+            phx_f32_row(j->args->q, u->row + i / u->n_heads) + query_head(u, i) * dim;
         for (int64_t d = 0; d < dim; d++) to[d] = from[d] * j->args->scale;
         for (int64_t d = dim; d < j->padded; d++) to[d] = 0;
     }
@@ -234,13 +250,19 @@ static void clear(const struct job *j, const struct unit *u, struct part_state *
     memset(p->sums, 0, sizeof *p->sums * (size_t)(u->n_queries * j->padded));
 }
 
-/* `n` rows of a page from page_row on, as padded f32: where they lie, or copied to `to`. */
-static const float *page_rows(const struct job *j, struct phx_tensor pages, int64_t page_row,
+static const char *key_address(const struct job *j, struct phx_tensor pages, int64_t page,
+                               int64_t kv_head, int64_t key)
+{
+    const int64_t row = (page * j->args->kv.n_kv_heads + kv_head) * PAGE + key;
+    return (const char *)phx_tensor_address(pages) +
+           phx_dtype_bytes(pages.dtype, row * j->args->kv.head_dim);
+}
+
+/* `n` rows of keys or values, as padded f32: where they lie, or copied to `to`. */
+static const float *page_rows(const struct job *j, struct phx_tensor pages, const char *from,
                               int64_t n, float *to)
 {
     const int64_t dim = j->args->kv.head_dim;
-    const char *from =
-        (const char *)phx_tensor_address(pages) + phx_dtype_bytes(pages.dtype, page_row * dim);
     if (pages.dtype == PHX_F32 && dim == j->padded) return (const float *)from;
     j->loops->widen(pages.dtype, from, n, dim, to, j->padded);
     return to;
@@ -260,6 +282,80 @@ static struct span visible_keys(const struct job *j, const struct unit *u, int64
     return keys;
 }
 
+/* ---- taps ---- */
+
+/* The entry of a unit's query i in what taps write, -1 without one. */
+static int64_t tap_entry(const struct job *j, const struct unit *u, int64_t i)
+{
+    const int64_t t = at(j->args->tap->rows, u->row + i / u->n_heads);
+    return t < 0 ? -1 : t * j->args->n_heads + query_head(u, i);
+}
+
+static void tap_call(const struct job *j)
+{
+    const struct phx_attention *a = j->args;
+    struct phx_attention_used *used = phx_tensor_address(a->tap->used);
+    *used = (struct phx_attention_used){.n_heads = a->n_heads,
+                                        .n_kv_heads = a->kv.n_kv_heads,
+                                        .head_dim = a->kv.head_dim,
+                                        .group = (int32_t)j->group,
+                                        .window = a->window,
+                                        .element_bytes = (int32_t)phx_dtype_bytes(a->kv.k.dtype, 1),
+                                        .scale = a->scale,
+                                        .soft_cap = a->soft_cap};
+}
+
+static void tap_scores(const struct job *j, const struct unit *u, const struct tile *t,
+                       int32_t slot, int64_t page, int64_t block, int64_t n_keys)
+{
+    const struct phx_attention *a = j->args;
+    const struct phx_attention_read read = {
+        .k = (uintptr_t)key_address(j, a->kv.k, page, u->kv_head, 0),
+        .v = (uintptr_t)key_address(j, a->kv.v, page, u->kv_head, 0),
+        .k_next = (uintptr_t)key_address(j, a->kv.k, page, u->kv_head, 1),
+        .v_next = (uintptr_t)key_address(j, a->kv.v, page, u->kv_head, 1),
+        .slot = slot,
+        .page = (int32_t)page,
+        .kv_head = (int32_t)u->kv_head,
+        .n_keys = (int32_t)n_keys};
+    for (int64_t i = 0; i < u->n_queries; i++) {
+        const int64_t entry = tap_entry(j, u, i);
+        if (entry < 0) continue;
+        struct phx_attention_read *reads =
+            (struct phx_attention_read *)((char *)phx_tensor_address(a->tap->reads) +
+                                          entry * a->tap->reads.stride);
+        reads[block] = read;
+        memcpy(phx_f32_row(a->tap->scores, entry) + block * PAGE, t->scores + i * PAGE,
+               sizeof(float) * PAGE);
+    }
+}
+
+/* The block's keys in `any` meet their values. */
+static void tap_weights(const struct job *j, const struct unit *u, const struct tile *t,
+                        int64_t block, struct span any)
+{
+    for (int64_t i = 0; i < u->n_queries; i++) {
+        const int64_t entry = tap_entry(j, u, i);
+        if (entry < 0) continue;
+        for (int64_t key = any.begin; key < any.end; key++) {
+            phx_f32_row(j->args->tap->weights, entry)[block * PAGE + key] =
+                t->scores[i * PAGE + key];
+            phx_f32_row(j->args->tap->maxima, entry)[block * PAGE + key] = t->part.state[i].max;
+        }
+    }
+}
+
+static void tap_sums(const struct job *j, const struct unit *u, int64_t i,
+                     struct phx_softmax_state state)
+{
+    const int64_t entry = tap_entry(j, u, i);
+    if (entry < 0) return;
+    phx_f32_row(j->args->tap->sums, entry)[0] = state.max;
+    phx_f32_row(j->args->tap->sums, entry)[1] = state.sum;
+}
+
+/* ---- a block, and the blocks of a part ---- */
+
 static void attend_block(const struct job *j, const struct unit *u, struct tile *t, int64_t block)
 {
     const struct phx_step_layout *layout = j->args->layout;
@@ -267,7 +363,6 @@ static void attend_block(const struct job *j, const struct unit *u, struct tile 
     const int64_t page = phx_i32_at(layout->block_table, slot, block);
     if (page < 0) return;
     PHX_ASSERT(page < j->args->kv.n_pages);
-    const int64_t page_row = (page * j->args->kv.n_kv_heads + u->kv_head) * PAGE;
     const int64_t position = phx_block_position(layout, slot, block);
     const int64_t n_keys = min64(PAGE, at(layout->seq_length, u->seq) - block * PAGE);
 
@@ -280,19 +375,24 @@ static void attend_block(const struct job *j, const struct unit *u, struct tile 
     }
     if (any.begin >= any.end) return;
 
-    const float *k = page_rows(j, j->args->kv.k, page_row, PAGE, t->k);
+    const float *k =
+        page_rows(j, j->args->kv.k, key_address(j, j->args->kv.k, page, u->kv_head, 0), PAGE, t->k);
     j->loops->transpose(k, j->padded, j->padded, t->k_t);
     memset(t->scores, 0, sizeof *t->scores * (size_t)(u->n_queries * PAGE));
     j->loops->product(u->n_queries, PAGE, j->padded, t->q, j->padded, t->k_t, PAGE, t->scores,
                       PAGE);
+    if (TAPPED) tap_scores(j, u, t, slot, page, block, n_keys);
     for (int64_t i = 0; i < u->n_queries; i++) {
         struct span own = keys[i / u->n_heads];
         float factor = j->loops->softmax(t->scores + i * PAGE, own.begin, own.end,
                                          j->args->soft_cap, &t->part.state[i]);
         if (factor != 1) j->loops->scale(t->part.sums + i * j->padded, j->padded, factor);
     }
+    if (TAPPED) tap_weights(j, u, t, block, any);
     /* What was never written may hold anything: it is not even multiplied by 0. */
-    const float *v = page_rows(j, j->args->kv.v, page_row + any.begin, any.end - any.begin, t->v);
+    const float *v =
+        page_rows(j, j->args->kv.v, key_address(j, j->args->kv.v, page, u->kv_head, any.begin),
+                  any.end - any.begin, t->v);
     j->loops->product(u->n_queries, j->padded, any.end - any.begin, t->scores + any.begin, PAGE, v,
                       j->padded, t->part.sums, j->padded);
 }
@@ -324,13 +424,14 @@ static void finish(const struct job *j, const struct unit *u, const struct part_
     const int64_t dim = j->args->kv.head_dim;
     for (int64_t i = 0; i < u->n_queries; i++) {
         const struct phx_softmax_state state = total->state[i];
-        const int64_t row = u->row + i / u->n_heads, head = u->head + i % u->n_heads;
+        const int64_t row = u->row + i / u->n_heads, head = query_head(u, i);
         const float factor = state.sum > 0 ? 1 / state.sum : 0;
         const float *sums = total->sums + i * j->padded;
         float *out = phx_f32_row(j->args->out, row) + head * dim;
         for (int64_t d = 0; d < dim; d++) out[d] = sums[d] * factor;
         if (phx_tensor_present(j->args->lse))
             phx_f32_row(j->args->lse, row)[head] = state.max + logf(state.sum);
+        if (TAPPED) tap_sums(j, u, i, state);
     }
 }
 
@@ -405,7 +506,7 @@ static void add_all_stored(void *user, int64_t begin, int64_t end, int thread)
     for (int64_t index = begin; index < end; index++) add_stored(user, index, thread);
 }
 
-enum phx_status phx_cpu_attention(struct phx_stream *stream, const struct phx_attention *args)
+enum phx_status ATTENTION(struct phx_stream *stream, const struct phx_attention *args)
 {
     struct job j = {.stream = stream, .args = args};
     j.loops = phx_cpu_loops(phx_cpu_device(stream)->isa);
@@ -418,6 +519,7 @@ enum phx_status phx_cpu_attention(struct phx_stream *stream, const struct phx_at
     j.seqs = phx_cpu_shared_scratch(stream);
     j.stored = (float *)(j.seqs + args->layout->n_seqs);
 
+    if (TAPPED) tap_call(&j);
     cut(&j);
     phx_pool_for(phx_cpu_pool(stream), j.n_items, 1, run_items, &j);
     if (j.n_stored > 0) phx_pool_for(phx_cpu_pool(stream), j.n_stored, 1, add_all_stored, &j);

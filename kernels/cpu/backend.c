@@ -1,16 +1,17 @@
 #include "kernels/cpu/cpu.h"
 
-static bool available(const char **reason)
+static int count(const char **reason)
 {
     *reason = "";
-    return true;
+    return 1;
 }
 
 const struct phx_backend *phx_backend_cpu(void)
 {
     static const struct phx_backend backend = {
         .name = "cpu",
-        .available = available,
+        .count = count,
+        .describe = phx_cpu_describe,
         .device_create = phx_cpu_device_create,
         .device_destroy = phx_cpu_device_destroy,
         .device_info = phx_cpu_device_info,
@@ -49,6 +50,7 @@ const struct phx_backend *phx_backend_cpu(void)
         .rope_table = phx_cpu_rope_table,
         .rope_append = phx_cpu_rope_append,
         .attention = phx_cpu_attention,
+        .attention_tapped = phx_cpu_attention_tapped,
         .gather_rows = phx_cpu_gather_rows,
         .count_tokens = phx_cpu_count_tokens,
         .adjust_logits = phx_cpu_adjust_logits,

@@ -85,6 +85,7 @@ enum phx_status phx_cpu_gate_up(struct phx_stream *, const struct phx_gate_up *)
 enum phx_status phx_cpu_rope_table(struct phx_stream *, const struct phx_rope_table *);
 enum phx_status phx_cpu_rope_append(struct phx_stream *, const struct phx_rope_append *);
 enum phx_status phx_cpu_attention(struct phx_stream *, const struct phx_attention *);
+enum phx_status phx_cpu_attention_tapped(struct phx_stream *, const struct phx_attention *);
 enum phx_status phx_cpu_gather_rows(struct phx_stream *, const struct phx_gather_rows *);
 enum phx_status phx_cpu_count_tokens(struct phx_stream *, const struct phx_count_tokens *);
 enum phx_status phx_cpu_adjust_logits(struct phx_stream *, const struct phx_adjust_logits *);
@@ -94,6 +95,7 @@ enum phx_status phx_cpu_sample_pick(struct phx_stream *, const struct phx_sample
 enum phx_status phx_cpu_sample_full(struct phx_stream *, const struct phx_sample_full *);
 
 /* The rest of the table: device.c and weight.c. */
+enum phx_status phx_cpu_describe(int ordinal, struct phx_device_info *);
 enum phx_status phx_cpu_device_create(const struct phx_device_options *, struct phx_device **);
 void phx_cpu_device_destroy(struct phx_device *);
 void phx_cpu_device_info(const struct phx_device *, struct phx_device_info *);

@@ -26,6 +26,16 @@ struct cpu_event {
     struct timespec time;
 };
 
+enum phx_status phx_cpu_describe(int ordinal, struct phx_device_info *out)
+{
+    struct phx_memory memory;
+    (void)ordinal;
+    phx_memory_read("", &memory);
+    *out = (struct phx_device_info){
+        .kind = PHX_DEVICE_CPU, .name = "CPU", .memory_total_bytes = memory.total_bytes};
+    return PHX_OK;
+}
+
 enum phx_status phx_cpu_device_create(const struct phx_device_options *options,
                                       struct phx_device **out)
 {

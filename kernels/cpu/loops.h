@@ -42,7 +42,7 @@ struct phx_cpu_loops {
 
     /// The largest of x[0..n); NaNs are passed over; -infinity if there is nothing else.
     float (*max)(const float *x, int64_t n);
-    /// sum of exp(x[i] - max), where max >= x[i]; NaNs count as 0.
+    /// sum of exp(x[i] - max), where max >= x[i]; NaN if a difference is one.
     float (*sum_exp)(const float *x, int64_t n, float max);
 };
 

@@ -235,13 +235,20 @@ TARGET static float NAME(max)(const float *x, int64_t n)
 
 TARGET static float NAME(sum_exp)(const float *x, int64_t n, float max)
 {
-    vec sum = {0};
+    vec sum = {0}, rest = NAME(splat)(-INFINITY);
+    ints bad = {0}; /* NaNs, which exp() takes for 0 */
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) sum += NAME(exp)(NAME(load)(x + i) - max);
-    vec rest = NAME(splat)(-INFINITY);
-    for (int lane = 0; i < n; i++, lane++) rest[lane] = x[i];
+    for (; i + LANES <= n; i += LANES) {
+        vec d = NAME(load)(x + i) - max;
+        bad |= d != d;
+        sum += NAME(exp)(d);
+    }
+    for (int lane = 0; i < n; i++, lane++) {
+        rest[lane] = x[i];
+        bad[lane] |= -(isnan(x[i] - max) != 0);
+    }
     sum += NAME(exp)(rest - max);
-    return NAME(add_lanes)(sum);
+    return NAME(add_lanes)(NAME(select)(bad, NAME(splat)(NAN), sum));
 }
 
 static const struct phx_cpu_loops NAME(loops) = {

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/device.h"
+
 /* The names that the two versions of control groups have for the same things. */
 struct names {
     const char *folder, *limit, *used;
@@ -92,4 +94,11 @@ void phx_memory_read(const char *root, struct phx_memory *out)
             limit_by_groups(&version_1, root, group, out);
     }
     fclose(file);
+}
+
+size_t phx_host_free_bytes(void)
+{
+    struct phx_memory memory;
+    phx_memory_read("", &memory);
+    return memory.free_bytes;
 }

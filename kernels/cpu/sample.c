@@ -59,13 +59,13 @@ static void sort(const struct heap *h)
     }
 }
 
-/* The share's largest logit and the sum of its exponentials. */
+/* The share's largest logit and the sum of its exponentials; 0 where all are minus infinity. */
 static struct phx_candidate statistics(const struct phx_cpu_loops *loops, const float *logits,
                                        int64_t n)
 {
     struct phx_candidate stats = {.id = -1};
     stats.value = loops->max(logits, n);
-    stats.raw = loops->sum_exp(logits, n, stats.value);
+    stats.raw = loops->sum_exp(logits, n, stats.value == -INFINITY ? 0 : stats.value);
     return stats;
 }
 

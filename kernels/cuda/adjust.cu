@@ -17,6 +17,7 @@ __global__ void count_tokens(const int32_t *ids, const int32_t *last_ids, const 
                              int64_t stride, int64_t cols, int64_t n_ids)
 {
     const int64_t n = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    wait_for_predecessor();
     if (n >= n_ids || slots[n] < 0) return;
     const int64_t col = (int64_t)token_at(ids, last_ids, n) - vocab_begin;
     if (col < 0 || col >= cols) return;
@@ -31,13 +32,11 @@ extern "C" enum phx_status phx_cuda_count_tokens(struct phx_stream *stream,
                                                  const struct phx_count_tokens *args)
 {
     PHX_TRY(phx_cuda_use(stream->device));
-    count_tokens<<<(unsigned)ceil_div(args->ids.rows, THREADS), THREADS, 0,
-                   phx_cuda_stream_native(stream)>>>(
-        address_of<const int32_t>(args->ids), address_of<const int32_t>(args->last_ids),
-        address_of<const int32_t>(args->slots), args->vocab_begin, args->kind,
-        address_of<unsigned short>(args->counts), args->counts.stride, args->counts.cols,
-        args->ids.rows);
-    return launched("count_tokens");
+    return launch(stream, "count_tokens", {(unsigned)ceil_div(args->ids.rows, THREADS), THREADS},
+                  count_tokens, address_of<const int32_t>(args->ids),
+                  address_of<const int32_t>(args->last_ids), address_of<const int32_t>(args->slots),
+                  args->vocab_begin, args->kind, address_of<unsigned short>(args->counts),
+                  args->counts.stride, args->counts.cols, args->ids.rows);
 }
 
 struct adjust_args {
@@ -72,8 +71,9 @@ __device__ float penalised(const struct phx_sampling *p, uint16_t count, float z
 
 __global__ void __launch_bounds__(THREADS) adjust(struct adjust_args a)
 {
-    const int64_t m = blockIdx.y, begin = (int64_t)blockIdx.x * COLS;
+    const int64_t m = blockIdx.x, begin = (int64_t)blockIdx.y * COLS;
     const int64_t end = begin + COLS < a.cols ? begin + COLS : a.cols;
+    wait_for_predecessor();
     const int32_t slot = a.slots[m];
     const float *logits = a.logits + m * a.logits_stride;
     float *z = a.adjusted + m * a.adjusted_stride;
@@ -121,7 +121,6 @@ extern "C" enum phx_status phx_cuda_adjust_logits(struct phx_stream *stream,
                                   args->adjusted.stride,
                                   args->logits.cols};
     PHX_TRY(phx_cuda_use(stream->device));
-    const dim3 grid((unsigned)ceil_div(a.cols, COLS), (unsigned)args->logits.rows);
-    adjust<<<grid, THREADS, 0, phx_cuda_stream_native(stream)>>>(a);
-    return launched("adjust");
+    const dim3 grid((unsigned)args->logits.rows, (unsigned)ceil_div(a.cols, COLS));
+    return launch(stream, "adjust", {grid, THREADS}, adjust, a);
 }

@@ -13,6 +13,7 @@
 
 enum {
     MAX_HEAD_DIM = 256,
+    MAX_GRID_Z = 65535,
     MERGE_THREADS = 128,
     WORKERS_PER_SM = 4,
     SHARED_BYTES = 96 << 10, /* of a block, on the GPUs that have least */
@@ -21,13 +22,14 @@ enum {
 /* ---- sequences with several rows: results at once ---- */
 
 template <typename KV, int PAIRS, int PER_WARP>
-__global__ void __launch_bounds__(THREADS) attend_rows(attention_args a)
+static __global__ void __launch_bounds__(THREADS) attend_rows(attention_args a)
 {
     extern __shared__ __align__(16) char shared[];
     constexpr int QUERIES = PER_WARP * WARPS;
     attention_task t;
     t.seq = blockIdx.z;
     t.kv_head = blockIdx.y;
+    wait_for_predecessor();
     t.slot = a.layout.seq_slot[t.seq];
     const int32_t row = a.layout.seq_rows[t.seq], rows = a.layout.seq_rows[t.seq + 1] - row;
     t.first = (gridDim.x - 1 - blockIdx.x) * QUERIES; /* the ones with most keys start first */
@@ -53,6 +55,7 @@ __global__ void __launch_bounds__(THREADS) attend_rows(attention_args a)
                 store_any(a.act, a.out, n * a.out_stride + (int64_t)h * a.head_dim + d,
                           tile.state.acc[i][j] * factor);
         }
+        if (lane == 0) tap_sums(a, n, h, tile.state.max[i], sum);
         if (lane == 0 && a.lse != NULL)
             a.lse[n * a.lse_stride + h] = sum > 0 ? tile.state.max[i] + logf(sum) : -CUDART_INF_F;
     }
@@ -61,7 +64,7 @@ __global__ void __launch_bounds__(THREADS) attend_rows(attention_args a)
 /* ---- sequences with one row: divided, then merged ---- */
 
 /* Blocks of keys that a sequence's only row can see; none for others. */
-__device__ block_range decode_blocks(const attention_args &a, int32_t seq)
+static __device__ block_range decode_blocks(const attention_args &a, int32_t seq)
 {
     const struct layout_view &l = a.layout;
     if (seq >= l.n_seqs || l.seq_slot[seq] < 0) return {0, 0};
@@ -71,18 +74,18 @@ __device__ block_range decode_blocks(const attention_args &a, int32_t seq)
 }
 
 /* Where worker w begins, of `total` blocks. */
-__device__ int64_t worker_begin(int64_t w, int64_t total, int64_t n_workers)
+static __device__ int64_t worker_begin(int64_t w, int64_t total, int64_t n_workers)
 {
     return w * total / n_workers;
 }
 
 /* Which worker has a block. */
-__device__ int64_t worker_of(int64_t block, int64_t total, int64_t n_workers)
+static __device__ int64_t worker_of(int64_t block, int64_t total, int64_t n_workers)
 {
     return ((block + 1) * n_workers - 1) / total;
 }
 
-__device__ int64_t count_blocks(const attention_args &a, int32_t n_seqs, int64_t *shared)
+static __device__ int64_t count_blocks(const attention_args &a, int32_t n_seqs, int64_t *shared)
 {
     int64_t count = 0;
     for (int32_t s = threadIdx.x; s < n_seqs; s += blockDim.x) {
@@ -93,7 +96,7 @@ __device__ int64_t count_blocks(const attention_args &a, int32_t n_seqs, int64_t
 }
 
 /* The sum over threads before this one; all threads call it. */
-__device__ int64_t scan_before(int64_t x, int64_t *shared)
+static __device__ int64_t scan_before(int64_t x, int64_t *shared)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int64_t sum = x;
@@ -132,11 +135,12 @@ __device__ void store_partial(const attention_args &a, const attention_task &t, 
 }
 
 template <typename KV, int PAIRS, int PER_WARP>
-__global__ void __launch_bounds__(THREADS) attend_divided(attention_args a)
+static __global__ void __launch_bounds__(THREADS) attend_divided(attention_args a)
 {
     extern __shared__ __align__(16) char shared[];
     __shared__ int64_t sums[32];
     __shared__ int64_t before[THREADS + 1]; /* blocks of sequences before each of a batch */
+    wait_for_predecessor();
     const int64_t total = count_blocks(a, a.layout.n_seqs, sums);
     const int64_t n_workers = total < a.n_workers ? total : a.n_workers;
     const int64_t w = blockIdx.x;
@@ -174,10 +178,12 @@ __global__ void __launch_bounds__(THREADS) attend_divided(attention_args a)
 }
 
 /* A block for each sequence and head. */
-__global__ void __launch_bounds__(MERGE_THREADS) merge(attention_args a)
+static __global__ void __launch_bounds__(MERGE_THREADS) merge(attention_args a)
 {
     __shared__ int64_t sums[32];
     const int32_t seq = blockIdx.x, h = blockIdx.y;
+    wait_for_predecessor();
+    if (seq == 0 && h == 0 && threadIdx.x == 0) tap_call(a);
     const int64_t total = count_blocks(a, a.layout.n_seqs, sums);
     const int64_t first = count_blocks(a, seq, sums);
     const block_range own = decode_blocks(a, seq);
@@ -205,6 +211,7 @@ __global__ void __launch_bounds__(MERGE_THREADS) merge(attention_args a)
         store_any(a.act, a.out, row * a.out_stride + (int64_t)h * a.head_dim + d,
                   none ? 0 : value / sum);
     }
+    if (threadIdx.x == 0) tap_sums(a, row, h, largest, sum);
     if (threadIdx.x == 0 && a.lse != NULL)
         a.lse[row * a.lse_stride + h] = none ? -CUDART_INF_F : largest + logf(sum);
 }
@@ -231,8 +238,8 @@ static enum phx_status run_rows(struct phx_stream *stream, attention_args a, int
                        attention_tile<KV, PAIRS, PER_WARP>::shared_bytes, &a, &bytes));
     const dim3 grid((unsigned)ceil_div((int64_t)max_seq_rows * a.group, PER_WARP * WARPS),
                     (unsigned)a.n_kv_heads, (unsigned)a.layout.n_seqs);
-    attend_rows<KV, PAIRS, PER_WARP><<<grid, THREADS, bytes, phx_cuda_stream_native(stream)>>>(a);
-    return launched("attend_rows");
+    return launch(stream, "attend_rows", {grid, THREADS, bytes}, attend_rows<KV, PAIRS, PER_WARP>,
+                  a);
 }
 
 template <typename KV, int PAIRS, int PER_WARP>
@@ -243,12 +250,10 @@ static enum phx_status run_divided(struct phx_stream *stream, attention_args a)
                        attention_tile<KV, PAIRS, PER_WARP>::shared_bytes, &a, &bytes));
     const dim3 grid((unsigned)a.n_workers, (unsigned)a.n_kv_heads,
                     (unsigned)ceil_div(a.group, PER_WARP * WARPS));
-    attend_divided<KV, PAIRS, PER_WARP>
-        <<<grid, THREADS, bytes, phx_cuda_stream_native(stream)>>>(a);
-    PHX_TRY(launched("attend_divided"));
+    PHX_TRY(launch(stream, "attend_divided", {grid, THREADS, bytes},
+                   attend_divided<KV, PAIRS, PER_WARP>, a));
     const dim3 heads((unsigned)a.layout.n_seqs, (unsigned)a.n_heads);
-    merge<<<heads, MERGE_THREADS, 0, phx_cuda_stream_native(stream)>>>(a);
-    return launched("merge");
+    return launch(stream, "merge", {heads, MERGE_THREADS}, merge, a);
 }
 
 template <typename KV, int PAIRS>
@@ -256,7 +261,7 @@ static enum phx_status run(struct phx_stream *stream, const attention_args &a, e
                            int32_t max_seq_rows)
 {
     bool done = max_seq_rows <= 1;
-    if (!done) PHX_TRY(phx_cuda_attention_mma(stream, a, kv, max_seq_rows, &done));
+    if (!done) PHX_TRY(PHX_ATTENTION(phx_cuda_attention_mma)(stream, a, kv, max_seq_rows, &done));
     if (!done) PHX_TRY((run_rows<KV, PAIRS, 4>(stream, a, max_seq_rows)));
     if (a.group <= WARPS) return run_divided<KV, PAIRS, 1>(stream, a);
     if (a.group <= 2 * WARPS) return run_divided<KV, PAIRS, 2>(stream, a);
@@ -270,6 +275,7 @@ static int32_t workers(const struct phx_device *device, int32_t n_kv_heads)
     return blocks / n_kv_heads > 1 ? blocks / n_kv_heads : 1;
 }
 
+#ifndef PHX_TAPPED
 /* For one KV head, which has the most workers. */
 extern "C" size_t phx_cuda_attention_bytes(const struct phx_device *device,
                                            const struct phx_limits *limits)
@@ -277,9 +283,10 @@ extern "C" size_t phx_cuda_attention_bytes(const struct phx_device *device,
     const int64_t places = (int64_t)workers(device, 1) + limits->max_seqs;
     return sizeof(float) * (size_t)(places * limits->max_heads * (limits->max_head_dim + 2));
 }
+#endif
 
-extern "C" enum phx_status phx_cuda_attention(struct phx_stream *stream,
-                                              const struct phx_attention *args)
+extern "C" enum phx_status PHX_ATTENTION(phx_cuda_attention)(struct phx_stream *stream,
+                                                             const struct phx_attention *args)
 {
     const struct phx_kv_pages *kv = &args->kv;
     attention_args a = {};
@@ -304,8 +311,9 @@ extern "C" enum phx_status phx_cuda_attention(struct phx_stream *stream,
     a.partial = (float *)phx_cuda_stream(stream)->partial;
     a.n_workers = workers(stream->device, kv->n_kv_heads);
     a.layout = view_of(args->layout);
+    set_tap(&a, args);
     PHX_TRY(phx_cuda_use(stream->device));
-    PHX_ASSERT(kv->head_dim <= MAX_HEAD_DIM);
+    PHX_ASSERT(kv->head_dim <= MAX_HEAD_DIM && a.layout.n_seqs <= MAX_GRID_Z);
     if (a.layout.n_seqs == 0) return PHX_OK;
     return with_type(kv->k.dtype, [&](auto type) {
         using KV = decltype(type);

@@ -5,6 +5,22 @@
 
 #include "kernels/cuda/layout.cuh"
 
+#ifdef PHX_TAPPED
+#define PHX_ATTENTION(name) name##_tapped
+
+/// struct phx_attention_tap as kernels see it.
+struct tap_view {
+    const int32_t *rows;
+    struct phx_attention_used *used;
+    char *reads;
+    float *scores, *weights, *maxima, *sums;
+    int64_t reads_stride, scores_stride, weights_stride, maxima_stride, sums_stride;
+    int32_t element_bytes; ///< of K and V
+};
+#else
+#define PHX_ATTENTION(name) name
+#endif
+
 /// A query is one head of one row. The queries of a sequence that read the same KV head are
 /// numbered row by row: query i is head i % group of row i / group.
 struct attention_args {
@@ -24,6 +40,9 @@ struct attention_args {
     float *partial;   ///< [workers + S][Hq][D + 2]: sums, then the largest score and their sum
     int32_t n_workers;
     struct layout_view layout;
+#ifdef PHX_TAPPED
+    struct tap_view tap;
+#endif
 };
 
 /// The keys that rows at positions lowest..highest of a sequence can see lie in blocks [begin,
@@ -50,6 +69,13 @@ struct attention_task {
     int32_t first, n;        ///< queries of the sequence
     int32_t lowest, highest; ///< positions among them
 };
+
+/// The row of the pages where a key of a page lies.
+__device__ inline int64_t key_row(const attention_args &a, const attention_task &t, int64_t page,
+                                  int32_t key)
+{
+    return (page * a.n_kv_heads + t.kv_head) * PHX_PAGE_TOKENS + key;
+}
 
 /// Keys [begin, end) of a tile are seen by some query; with the position of its first key.
 struct key_window {
@@ -89,7 +115,9 @@ __device__ inline float soft_capped(float s, float cap)
 /// Sequences with several rows on tensor cores. Sets *done to false, with nothing launched, for
 /// what it does not take: 16-bit activations and a cache of the same type, heads of 64 or 128, all
 /// of it aligned. (attention_mma.cu)
-enum phx_status phx_cuda_attention_mma(struct phx_stream *stream, const struct attention_args &args,
-                                       enum phx_dtype kv, int32_t max_seq_rows, bool *done);
+enum phx_status PHX_ATTENTION(phx_cuda_attention_mma)(struct phx_stream *stream,
+                                                      const struct attention_args &args,
+                                                      enum phx_dtype kv, int32_t max_seq_rows,
+                                                      bool *done);
 
 #endif

@@ -5,7 +5,7 @@
 #include <cuda_pipeline.h>
 #include <math_constants.h>
 
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_tap.cuh"
 #include "kernels/cuda/block.cuh"
 
 enum { WARPS = 4, THREADS = WARPS * 32, WARP_QUERIES = 16, QUERIES = WARPS * WARP_QUERIES };
@@ -76,7 +76,7 @@ __device__ void load_page(const attention_args &a, const attention_task &t, int3
     if (block < end) {
         const key_window w = seen_keys<KEYS>(a, t, block);
         const int64_t page = page_of(a.layout, t.slot, block);
-        const int64_t key = (page * a.n_kv_heads + t.kv_head) * KEYS;
+        const int64_t key = key_row(a, t, page, 0);
         for (int i = threadIdx.x; i < KEYS * EACH; i += THREADS) {
             const int r = i / EACH, offset = i % EACH * 16;
             const bool wanted = r >= w.begin && r < w.end;
@@ -154,6 +154,44 @@ __device__ inline void score(const warp_queries<T, DIM> &w, const char *keys,
     }
 }
 
+/* A lane's query of a half, and the key of its element i of key block n. */
+__device__ inline int32_t lane_query(int half)
+{
+    return threadIdx.x / 32 * WARP_QUERIES + threadIdx.x % 32 / 4 + 8 * half;
+}
+
+__device__ inline int32_t lane_key(int n, int i)
+{
+    return 8 * n + threadIdx.x % 4 * 2 + i % 2;
+}
+
+template <int DIM>
+__device__ inline void tap_scores(const attention_args &a, const attention_task &t, int32_t block,
+                                  const float (&s)[KEY_BLOCKS][4])
+{
+    for (int half = 0; half < 2 && TAPPED; half++) {
+        const int64_t entry = tap_entry(a, t, lane_query(half));
+        if (entry < 0) continue;
+        if (threadIdx.x % 4 == 0) tap_read(a, t, entry, block, DIM * 2);
+        for (int n = 0; n < KEY_BLOCKS; n++)
+            for (int i = 2 * half; i < 2 * half + 2; i++)
+                tap_score(a, entry, block * KEYS + lane_key(n, i), s[n][i] * a.scale);
+    }
+}
+
+template <typename T, int DIM>
+__device__ inline void tap_weights(const attention_args &a, const attention_task &t, int32_t block,
+                                   const warp_queries<T, DIM> &w, const float (&p)[KEY_BLOCKS][4])
+{
+    for (int half = 0; half < 2 && TAPPED; half++) {
+        const int64_t entry = tap_entry(a, t, lane_query(half));
+        if (entry < 0) continue;
+        for (int n = 0; n < KEY_BLOCKS; n++)
+            for (int i = 2 * half; i < 2 * half + 2; i++)
+                tap_weight(a, entry, block * KEYS + lane_key(n, i), p[n][i], w.max[half]);
+    }
+}
+
 /* Scaled and capped; minus infinity where a query does not see a key. */
 template <typename T, int DIM>
 __device__ inline void finish_scores(const attention_args &a, const attention_task &t,
@@ -170,7 +208,7 @@ __device__ inline void finish_scores(const attention_args &a, const attention_ta
         for (int i = 0; i < 4; i++) {
             s[n][i] = soft_capped(s[n][i] * a.scale, a.soft_cap);
             if (all) continue;
-            const int32_t key = 8 * n + threadIdx.x % 4 * 2 + i % 2;
+            const int32_t key = lane_key(n, i);
             const int32_t position = seen.position + key, own = w.position[i / 2];
             const bool visible =
                 key < n_keys && position <= own && (a.window == 0 || position > own - a.window);
@@ -251,13 +289,14 @@ __device__ void store_queries(const attention_args &a, const attention_task &t,
         for (int n = 0; n < DIM / 8; n++)
             out[4 * n + lane % 4] =
                 pack(T(), w.out[n][2 * half] * factor, w.out[n][2 * half + 1] * factor);
+        if (lane % 4 == 0) tap_sums(a, row, (int32_t)head, w.max[half], sum);
         if (lane % 4 == 0 && a.lse != NULL)
             a.lse[row * a.lse_stride + head] = sum > 0 ? w.max[half] + logf(sum) : -CUDART_INF_F;
     }
 }
 
 /* The lowest and highest position of a tile's rows. */
-__device__ void find_positions(const attention_args &a, attention_task &t)
+static __device__ void find_positions(const attention_args &a, attention_task &t)
 {
     const int32_t *positions = a.layout.positions + a.layout.seq_rows[t.seq];
     const int32_t begin = t.first / a.group, end = (t.first + t.n - 1) / a.group + 1;
@@ -271,13 +310,14 @@ __device__ void find_positions(const attention_args &a, attention_task &t)
 }
 
 template <typename T, int DIM>
-__global__ void __launch_bounds__(THREADS) attend_mma(attention_args a)
+static __global__ void __launch_bounds__(THREADS) attend_mma(attention_args a)
 {
     extern __shared__ __align__(16) char stages[]; /* two */
     using layout = stage_layout<DIM>;
     attention_task t;
     t.seq = blockIdx.z;
     t.kv_head = blockIdx.y;
+    wait_for_predecessor();
     t.slot = a.layout.seq_slot[t.seq];
     const int32_t rows = a.layout.seq_rows[t.seq + 1] - a.layout.seq_rows[t.seq];
     t.first = (gridDim.x - 1 - blockIdx.x) * QUERIES; /* the ones with most keys start first */
@@ -300,8 +340,10 @@ __global__ void __launch_bounds__(THREADS) attend_mma(attention_args a)
         const char *keys = stages + stage * layout::BYTES;
         float s[KEY_BLOCKS][4];
         score(w, keys, s);
+        tap_scores<DIM>(a, t, block, s);
         finish_scores(a, t, w, block, s);
         softmax(w, s);
+        tap_weights(a, t, block, w, s);
         add_values(w, keys + layout::KEYS_BYTES, s);
         __syncthreads();
         block = following;
@@ -318,8 +360,7 @@ static enum phx_status run(struct phx_stream *stream, const attention_args &a, i
                  ((attend_mma<T, DIM>), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     const dim3 grid((unsigned)ceil_div((int64_t)max_seq_rows * a.group, QUERIES),
                     (unsigned)a.n_kv_heads, (unsigned)a.layout.n_seqs);
-    attend_mma<T, DIM><<<grid, THREADS, bytes, phx_cuda_stream_native(stream)>>>(a);
-    return launched("attend_mma");
+    return launch(stream, "attend_mma", {grid, THREADS, (size_t)bytes}, attend_mma<T, DIM>, a);
 }
 
 template <typename T>
@@ -330,8 +371,10 @@ static enum phx_status run_any(struct phx_stream *stream, const attention_args &
                             : run<T, 128>(stream, a, max_seq_rows);
 }
 
-enum phx_status phx_cuda_attention_mma(struct phx_stream *stream, const struct attention_args &a,
-                                       enum phx_dtype kv, int32_t max_seq_rows, bool *done)
+enum phx_status PHX_ATTENTION(phx_cuda_attention_mma)(struct phx_stream *stream,
+                                                      const struct attention_args &a,
+                                                      enum phx_dtype kv, int32_t max_seq_rows,
+                                                      bool *done)
 {
     const bool words = ((uintptr_t)a.q | (uintptr_t)a.out) % 4 == 0 &&
                        (a.q_stride | a.out_stride) % 2 == 0 && a.in_words;

@@ -6,7 +6,7 @@
 #include <cuda_pipeline.h>
 #include <math_constants.h>
 
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_tap.cuh"
 #include "kernels/cuda/block.cuh"
 
 enum {
@@ -139,8 +139,7 @@ template <typename KV, int PAIRS, int PER_WARP> struct attention_tile {
     {
         const key_window w = seen_keys<KEYS>(a, t, tile);
         const int64_t page = page_of(a.layout, t.slot, tile / BLOCK_TILES);
-        const int64_t key =
-            (page * a.n_kv_heads + t.kv_head) * PHX_PAGE_TOKENS + tile % BLOCK_TILES * KEYS;
+        const int64_t key = key_row(a, t, page, tile % BLOCK_TILES * KEYS);
         const int row_bytes = a.head_dim * (int)sizeof(KV), step = a.in_words ? 16 : sizeof(KV);
         const int each = row_bytes / step; /* pieces of a row */
         char *to_k = stages + stage * 2 * layout::BYTES, *to_v = to_k + layout::BYTES;
@@ -186,11 +185,17 @@ template <typename KV, int PAIRS, int PER_WARP> struct attention_tile {
         const bool exists = tile * KEYS + lane < t.length;
 #pragma unroll
         for (int i = 0; i < PER_WARP; i++) {
+            const int64_t entry = tap_entry(a, t, query_of(i));
+            if (entry >= 0 && lane == 0)
+                tap_read(a, t, entry, tile / BLOCK_TILES, a.head_dim * (int64_t)sizeof(KV));
+            if (entry >= 0) tap_score(a, entry, tile * KEYS + lane, s[i]);
             const int32_t own = head->position[query_of(i)];
             const bool visible =
                 exists && position <= own && (a.window == 0 || position > own - a.window);
             s[i] = visible ? soft_capped(s[i], a.soft_cap) : -CUDART_INF_F;
             softmax(i, s[i]);
+            if (entry >= 0)
+                tap_weight(a, entry, tile * KEYS + lane, head->p[query_of(i)][lane], state.max[i]);
         }
         __syncwarp();
         add_values(keys + layout::BYTES);

@@ -1,10 +1,13 @@
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/discover.h"
 
 const struct phx_backend *phx_backend_cuda(void)
 {
     static const struct phx_backend backend = {
         .name = "cuda",
-        .available = phx_cuda_available,
+        .count = phx_cuda_count,
+        .describe = phx_cuda_describe,
+        .link = phx_cuda_link,
         .device_create = phx_cuda_device_create,
         .device_destroy = phx_cuda_device_destroy,
         .device_info = phx_cuda_device_info,
@@ -43,6 +46,7 @@ const struct phx_backend *phx_backend_cuda(void)
         .rope_table = phx_cuda_rope_table,
         .rope_append = phx_cuda_rope_append,
         .attention = phx_cuda_attention,
+        .attention_tapped = phx_cuda_attention_tapped,
         .gather_rows = phx_cuda_gather_rows,
         .count_tokens = phx_cuda_count_tokens,
         .adjust_logits = phx_cuda_adjust_logits,

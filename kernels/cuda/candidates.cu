@@ -112,6 +112,7 @@ __global__ void __launch_bounds__(THREADS) best_of_slices(struct candidates_args
 {
     __shared__ best_shared shared;
     const int64_t m = a.first_row + blockIdx.y;
+    wait_for_predecessor();
     const int32_t slot = a.slots[m];
     if (slot < 0) return;
     const struct phx_sampling *p = params_of(a.params, a.params_stride, slot);
@@ -154,6 +155,7 @@ __global__ void __launch_bounds__(JOIN_THREADS) join_slices(struct candidates_ar
 {
     __shared__ best_shared shared;
     const int64_t m = a.first_row + blockIdx.x;
+    wait_for_predecessor();
     const int32_t slot = a.slots[m];
     if (slot < 0) return;
     const struct phx_sampling *p = params_of(a.params, a.params_stride, slot);
@@ -221,11 +223,9 @@ extern "C" enum phx_status phx_cuda_sample_candidates(struct phx_stream *stream,
         const int64_t rows = min64(blocks, args->logits.rows - a.first_row);
         const int64_t slices = min64(ceil_div(a.cols, SLICE_VALUES), MAX_SLICES);
         a.n_slices = (int32_t)min64(slices, blocks / rows);
-        best_of_slices<<<dim3((unsigned)a.n_slices, (unsigned)rows), THREADS, 0,
-                         phx_cuda_stream_native(stream)>>>(a);
-        PHX_TRY(launched("best_of_slices"));
-        join_slices<<<(unsigned)rows, JOIN_THREADS, 0, phx_cuda_stream_native(stream)>>>(a);
-        PHX_TRY(launched("join_slices"));
+        const dim3 grid((unsigned)a.n_slices, (unsigned)rows);
+        PHX_TRY(launch(stream, "best_of_slices", {grid, THREADS}, best_of_slices, a));
+        PHX_TRY(launch(stream, "join_slices", {(unsigned)rows, JOIN_THREADS}, join_slices, a));
     }
     return PHX_OK;
 }

@@ -8,6 +8,7 @@ __global__ void convert(const From *from, int64_t from_stride, To *to, int64_t t
                         int64_t rows, int64_t cols)
 {
     int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    wait_for_predecessor();
     if (c >= cols) return;
     for (int64_t r = blockIdx.y; r < rows; r += gridDim.y)
         to[r * to_stride + c] = from_f32<To>(to_f32(from[r * from_stride + c]));
@@ -18,6 +19,7 @@ __global__ void dummy(T *to, int64_t stride, int64_t rows, int64_t cols, struct 
                       int64_t global_row, int64_t global_col)
 {
     int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    wait_for_predecessor();
     if (c >= cols) return;
     for (int64_t r = blockIdx.y; r < rows; r += gridDim.y) {
         uint32_t key = phx_dummy_row_key(rule.key, global_row + r);
@@ -26,10 +28,12 @@ __global__ void dummy(T *to, int64_t stride, int64_t rows, int64_t cols, struct 
     }
 }
 
-extern "C" cudaError_t phx_cuda_probe(void)
+extern "C" cudaError_t phx_cuda_probe(int *architecture)
 {
     struct cudaFuncAttributes attributes;
-    return cudaFuncGetAttributes(&attributes, dummy<float>);
+    cudaError_t error = cudaFuncGetAttributes(&attributes, dummy<float>);
+    if (error == cudaSuccess) *architecture = attributes.ptxVersion;
+    return error;
 }
 
 extern "C" enum phx_status phx_cuda_convert(struct phx_stream *stream, enum phx_dtype from_dtype,
@@ -40,10 +44,11 @@ extern "C" enum phx_status phx_cuda_convert(struct phx_stream *stream, enum phx_
     if (rows == 0 || cols == 0) return PHX_OK;
     return with_type(from_dtype, [&](auto from_type) {
         return with_type(to_dtype, [&](auto to_type) {
-            convert<<<grid_of(rows, cols, THREADS), THREADS, 0, phx_cuda_stream_native(stream)>>>(
-                (const decltype(from_type) *)from, from_stride, (decltype(to_type) *)to, to_stride,
-                rows, cols);
-            return launched("convert");
+            using From = decltype(from_type);
+            using To = decltype(to_type);
+            return launch(stream, "convert", {grid_of(rows, cols, THREADS), THREADS},
+                          convert<From, To>, (const From *)from, from_stride, (To *)to, to_stride,
+                          rows, cols);
         });
     });
 }
@@ -55,8 +60,8 @@ extern "C" enum phx_status phx_cuda_dummy(struct phx_stream *stream, enum phx_dt
 {
     if (rows == 0 || cols == 0) return PHX_OK;
     return with_type(dtype, [&](auto type) {
-        dummy<<<grid_of(rows, cols, THREADS), THREADS, 0, phx_cuda_stream_native(stream)>>>(
-            (decltype(type) *)to, stride, rows, cols, *rule, global_row, global_col);
-        return launched("dummy");
+        using T = decltype(type);
+        return launch(stream, "dummy", {grid_of(rows, cols, THREADS), THREADS}, dummy<T>, (T *)to,
+                      stride, rows, cols, *rule, global_row, global_col);
     });
 }

@@ -17,6 +17,7 @@ struct phx_cuda_device {
     struct phx_device base;
     int ordinal;
     int n_sms;
+    bool starts_early; ///< kernels start before their predecessor has ended (launch.cuh)
     cublasLtHandle_t lt;
 };
 
@@ -59,14 +60,13 @@ static inline struct phx_cuda_stream *phx_cuda_stream(const struct phx_stream *s
 /// Rows of a weight lie `phx_cuda_pitch` values apart; the values past the last column are zeros.
 /// So every row begins at a multiple of 16 bytes and products need no tails.
 enum { PHX_CUDA_ALIGN_VALUES = 8 };
-
 static inline int64_t phx_cuda_pitch(int64_t cols)
 {
     return (cols + PHX_CUDA_ALIGN_VALUES - 1) / PHX_CUDA_ALIGN_VALUES * PHX_CUDA_ALIGN_VALUES;
 }
 
-/// Does the device run this build's kernels? cudaErrorNoKernelImageForDevice if not. (convert.cu)
-cudaError_t phx_cuda_probe(void);
+/// What the kernels that the device runs were compiled for, 80 or 90; or CUDA's error. (convert.cu)
+cudaError_t phx_cuda_probe(int *architecture);
 
 /* ---- copy.c ---- */
 enum phx_status phx_cuda_ring_create(struct phx_cuda_ring **out);
@@ -132,8 +132,7 @@ size_t phx_cuda_attention_bytes(const struct phx_device *device, const struct ph
 /// Scratch of sample_candidates. (candidates.cu)
 size_t phx_cuda_candidates_bytes(const struct phx_device *device);
 
-/* ---- the table: device.c, copy.c, weight.c, linear.c and the .cu of each op ---- */
-bool phx_cuda_available(const char **reason);
+/* ---- the table: discover.c, device.c, copy.c, weight.c, linear.c, the .cu of each op ---- */
 enum phx_status phx_cuda_device_create(const struct phx_device_options *, struct phx_device **);
 void phx_cuda_device_destroy(struct phx_device *);
 void phx_cuda_device_info(const struct phx_device *, struct phx_device_info *);
@@ -186,6 +185,7 @@ enum phx_status phx_cuda_gate_up(struct phx_stream *, const struct phx_gate_up *
 enum phx_status phx_cuda_rope_table(struct phx_stream *, const struct phx_rope_table *);
 enum phx_status phx_cuda_rope_append(struct phx_stream *, const struct phx_rope_append *);
 enum phx_status phx_cuda_attention(struct phx_stream *, const struct phx_attention *);
+enum phx_status phx_cuda_attention_tapped(struct phx_stream *, const struct phx_attention *);
 enum phx_status phx_cuda_gather_rows(struct phx_stream *, const struct phx_gather_rows *);
 enum phx_status phx_cuda_count_tokens(struct phx_stream *, const struct phx_count_tokens *);
 enum phx_status phx_cuda_adjust_logits(struct phx_stream *, const struct phx_adjust_logits *);

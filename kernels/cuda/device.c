@@ -1,12 +1,13 @@
 /* Devices, streams, events and graphs. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/discover.h"
 
 enum {
     MIN_CAPABILITY = 80,        /* asynchronous copies and bf16 tensor cores */
+    EARLY_START = 90,           /* architecture whose kernels wait for their predecessor */
     MAX_HEAD_DIM = 256,         /* attention keeps a head's sums in registers */
     WIDE_ROWS = 2048,           /* rows of gate and up at a time */
     PACKED_ROWS = 512,          /* rows of askew inputs at a time */
@@ -22,6 +23,7 @@ struct cuda_event {
 
 struct cuda_graph {
     struct phx_graph base;
+    struct phx_stream *stream; /* whose scratch it uses */
     cudaGraphExec_t native;
 };
 
@@ -46,31 +48,15 @@ cudaStream_t phx_cuda_stream_native(const struct phx_stream *stream)
 
 /* ---- devices ---- */
 
-bool phx_cuda_available(const char **reason)
-{
-    int n_devices = 0;
-    cudaError_t error = cudaGetDeviceCount(&n_devices);
-    if (error == cudaSuccess && n_devices > 0) return true;
-    cudaGetLastError();
-    if (error == cudaErrorInsufficientDriver)
-        *reason = "no NVIDIA driver, or one too old for this build's CUDA: use the CPU, or update "
-                  "the driver";
-    else if (error == cudaSuccess || error == cudaErrorNoDevice)
-        *reason = "no NVIDIA GPU is visible to this process: use the CPU, or look at "
-                  "CUDA_VISIBLE_DEVICES";
-    else
-        *reason = cudaGetErrorString(error);
-    return false;
-}
-
-static enum phx_status check_device(int ordinal, const struct cudaDeviceProp *properties)
+static enum phx_status check_device(int ordinal, const struct cudaDeviceProp *properties,
+                                    int *architecture)
 {
     if (properties->major * 10 + properties->minor < MIN_CAPABILITY)
         return phx_fail(PHX_UNSUPPORTED,
                         "GPU %d (%s) has compute capability %d.%d: this program needs 8.0 or "
                         "later",
                         ordinal, properties->name, properties->major, properties->minor);
-    cudaError_t error = phx_cuda_probe();
+    cudaError_t error = phx_cuda_probe(architecture);
     if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
         cudaGetLastError();
         return phx_fail(PHX_UNSUPPORTED,
@@ -93,12 +79,15 @@ static enum phx_status open_device(struct phx_cuda_device *device,
     struct cudaDeviceProp properties;
     PHX_CUDA_TRY(cudaSetDevice, (options->ordinal));
     PHX_CUDA_TRY(cudaGetDeviceProperties, (&properties, options->ordinal));
-    PHX_TRY(check_device(options->ordinal, &properties));
+    int architecture = 0;
+    PHX_TRY(check_device(options->ordinal, &properties, &architecture));
     device->ordinal = options->ordinal;
     device->n_sms = properties.multiProcessorCount;
+    device->starts_early = architecture >= EARLY_START;
     struct phx_device_info *info = &device->base.info;
-    snprintf(info->name, sizeof info->name, "%.100s", properties.name);
-    PHX_CUDA_TRY(cudaDeviceGetPCIBusId, (info->pci_id, (int)sizeof info->pci_id, options->ordinal));
+    PHX_TRY(phx_cuda_describe(options->ordinal, info));
+    info->activation = info->kv_default = options->compute;
+    info->has_graphs = true;
     PHX_CUDA_TRY(cudaMemGetInfo, (&info->memory_free_bytes, &info->memory_total_bytes));
     cublasStatus_t status = cublasLtCreate(&device->lt);
     if (status != CUBLAS_STATUS_SUCCESS)
@@ -114,10 +103,6 @@ enum phx_status phx_cuda_device_create(const struct phx_device_options *options,
     struct phx_cuda_device *device = calloc(1, sizeof *device);
     if (device == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a device");
     device->base.backend = phx_backend_cuda();
-    device->base.info.kind = PHX_DEVICE_CUDA;
-    device->base.info.activation = options->compute;
-    device->base.info.kv_default = options->compute;
-    device->base.info.has_graphs = true;
     enum phx_status status = open_device(device, options);
     if (status != PHX_OK) {
         phx_cuda_device_destroy(&device->base);
@@ -260,6 +245,7 @@ void phx_cuda_event_destroy(struct phx_event *base)
 enum phx_status phx_cuda_event_record(struct phx_event *base, struct phx_stream *stream)
 {
     struct cuda_event *event = (struct cuda_event *)base;
+    PHX_ASSERT(!phx_cuda_stream(stream)->recording);
     PHX_TRY(phx_cuda_use(base->device));
     PHX_CUDA_TRY(cudaEventRecord, (event->native, phx_cuda_stream_native(stream)));
     event->recorded = true;
@@ -284,11 +270,13 @@ enum phx_status phx_cuda_event_elapsed_ms(const struct phx_event *from, const st
 
 /* ---- graphs ---- */
 
+/* Relaxed: libraries may set up what they use first while it is recorded. */
 enum phx_status phx_cuda_graph_begin(struct phx_stream *stream)
 {
+    PHX_ASSERT(!phx_cuda_stream(stream)->recording);
     PHX_TRY(phx_cuda_use(stream->device));
     PHX_CUDA_TRY(cudaStreamBeginCapture,
-                 (phx_cuda_stream_native(stream), cudaStreamCaptureModeThreadLocal));
+                 (phx_cuda_stream_native(stream), cudaStreamCaptureModeRelaxed));
     phx_cuda_stream(stream)->recording = true;
     return PHX_OK;
 }
@@ -310,15 +298,24 @@ enum phx_status phx_cuda_graph_end(struct phx_stream *stream, struct phx_graph *
         return status;
     }
     graph->base.device = stream->device;
+    graph->stream = stream;
+    /* Its memory is taken now, not at the first launch. */
+    status = phx_cuda_status(cudaGraphUpload(graph->native, phx_cuda_stream_native(stream)),
+                             "cudaGraphUpload");
+    if (status != PHX_OK) {
+        phx_cuda_graph_destroy(&graph->base);
+        return status;
+    }
     *out = &graph->base;
     return PHX_OK;
 }
 
-enum phx_status phx_cuda_graph_launch(struct phx_graph *graph, struct phx_stream *stream)
+enum phx_status phx_cuda_graph_launch(struct phx_graph *base, struct phx_stream *stream)
 {
+    const struct cuda_graph *graph = (struct cuda_graph *)base;
+    PHX_ASSERT(graph->stream == stream);
     PHX_TRY(phx_cuda_use(stream->device));
-    PHX_CUDA_TRY(cudaGraphLaunch,
-                 (((struct cuda_graph *)graph)->native, phx_cuda_stream_native(stream)));
+    PHX_CUDA_TRY(cudaGraphLaunch, (graph->native, phx_cuda_stream_native(stream)));
     return PHX_OK;
 }
 

@@ -31,6 +31,7 @@ __global__ void __launch_bounds__(THREADS) gemm(struct phx_cuda_product p)
     const int64_t row = (int64_t)blockIdx.y * TILE, col = (int64_t)blockIdx.x * TILE;
     const int down = threadIdx.x / SIDE, across = threadIdx.x % SIDE;
     float acc[EACH][EACH] = {};
+    wait_for_predecessor();
     for (int64_t k = 0; k < p.in; k += DEPTH) {
         load_tile((const X *)p.x, p.x_stride, row, p.n, k, p.in, x);
         load_tile((const W *)p.weight, p.in, col, p.n_out, k, p.in, w);
@@ -74,8 +75,7 @@ extern "C" enum phx_status phx_cuda_gemm(struct phx_stream *stream,
                 p.out = (char *)p.out + phx_dtype_bytes(p.out_dtype, row * p.out_stride);
                 p.n = p.n - row < slab ? p.n - row : slab;
                 dim3 grid((unsigned)ceil_div(p.n_out, TILE), (unsigned)ceil_div(p.n, TILE));
-                gemm<W, X><<<grid, THREADS, 0, phx_cuda_stream_native(stream)>>>(p);
-                PHX_TRY(launched("gemm"));
+                PHX_TRY(launch(stream, "gemm", {grid, THREADS}, gemm<W, X>, p));
             }
             return PHX_OK;
         });
@@ -88,6 +88,7 @@ template <typename T>
 __global__ void add_bias(T *x, int64_t n, int64_t cols, int64_t stride, const float *bias)
 {
     const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    wait_for_predecessor();
     if (c >= cols) return;
     for (int64_t r = blockIdx.y; r < n; r += gridDim.y)
         x[r * stride + c] = from_f32<T>(to_f32(x[r * stride + c]) + bias[c]);
@@ -98,9 +99,9 @@ extern "C" enum phx_status phx_cuda_add_bias(struct phx_stream *stream, enum phx
                                              const float *bias)
 {
     return with_type(dtype, [&](auto type) {
-        add_bias<<<grid_of(n, cols, THREADS), THREADS, 0, phx_cuda_stream_native(stream)>>>(
-            (decltype(type) *)x, n, cols, stride, bias);
-        return launched("add_bias");
+        using T = decltype(type);
+        return launch(stream, "add_bias", {grid_of(n, cols, THREADS), THREADS}, add_bias<T>, (T *)x,
+                      n, cols, stride, bias);
     });
 }
 
@@ -108,6 +109,7 @@ template <typename T>
 __global__ void pack(const T *from, int64_t stride, T *to, int64_t n, int64_t in, int64_t pitch)
 {
     const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    wait_for_predecessor();
     if (c >= pitch) return;
     for (int64_t r = blockIdx.y; r < n; r += gridDim.y)
         to[r * pitch + c] = c < in ? from[r * stride + c] : from_f32<T>(0);
@@ -120,9 +122,8 @@ extern "C" enum phx_status phx_cuda_pack(struct phx_stream *stream, enum phx_dty
     const int64_t pitch = phx_cuda_pitch(in);
     return with_type(dtype, [&](auto type) {
         using T = decltype(type);
-        pack<<<grid_of(n, pitch, THREADS), THREADS, 0, phx_cuda_stream_native(stream)>>>(
-            (const T *)from, stride, (T *)to, n, in, pitch);
-        return launched("pack");
+        return launch(stream, "pack", {grid_of(n, pitch, THREADS), THREADS}, pack<T>,
+                      (const T *)from, stride, (T *)to, n, in, pitch);
     });
 }
 
@@ -131,6 +132,7 @@ __global__ void gate(const T *x, const float *bias, enum phx_activation activati
                      int64_t out_stride, int64_t n, int64_t n_gated)
 {
     const int64_t f = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    wait_for_predecessor();
     if (f >= n_gated) return;
     const float gate_bias = bias != NULL ? bias[f] : 0;
     const float up_bias = bias != NULL ? bias[n_gated + f] : 0;
@@ -148,8 +150,7 @@ extern "C" enum phx_status phx_cuda_gate(struct phx_stream *stream, enum phx_dty
 {
     return with_type(dtype, [&](auto type) {
         using T = decltype(type);
-        gate<<<grid_of(n, n_gated, THREADS), THREADS, 0, phx_cuda_stream_native(stream)>>>(
-            (const T *)x, bias, activation, (T *)out, out_stride, n, n_gated);
-        return launched("gate");
+        return launch(stream, "gate", {grid_of(n, n_gated, THREADS), THREADS}, gate<T>,
+                      (const T *)x, bias, activation, (T *)out, out_stride, n, n_gated);
     });
 }

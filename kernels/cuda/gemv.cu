@@ -1,5 +1,6 @@
 /* Products for a few rows of x: bound by reading the weight, once, in 16-byte loads of which
- * several are under way. A warp computes a few outputs for all rows; x comes from the caches. */
+ * several are under way. A warp computes a few outputs for all rows; x comes from the caches. What
+ * a warp reads of the weight first is on its way while the kernel before still runs. */
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/types.cuh"
@@ -7,7 +8,8 @@
 enum {
     WARPS = 4,
     THREADS = WARPS * 32,
-    STEP = 32 * 8 /* values of a row that a warp reads at once */
+    STEP = 32 * 8,    /* values of a row that a warp reads at once */
+    BLOCKS_PER_SM = 8 /* about as many fit */
 };
 
 struct gemv_args {
@@ -20,6 +22,7 @@ struct gemv_args {
     int64_t x_stride, out_stride;
     int n; /* rows of x: at most N */
     enum phx_activation activation;
+    unsigned n_early; /* blocks that may be there before the predecessor has ended */
 };
 
 /* acc[r][i] += sum over steps of 8 values at k, k + STEP, ... of w[r] and x's row i. */
@@ -57,8 +60,7 @@ __global__ void __launch_bounds__(THREADS) gemv(struct gemv_args a)
     constexpr int UNROLL = sizeof(W) == 2 && ROWS <= 2 ? 4 : 2;
     const int lane = threadIdx.x % 32;
     const int64_t first = ((int64_t)blockIdx.x * WARPS + threadIdx.x / 32) * OUTS;
-    if (first >= a.n_out) return;
-
+    int64_t k = lane * 8;
     const W *w[ROWS];
     const X *x[N];
     float acc[ROWS][N] = {};
@@ -70,8 +72,15 @@ __global__ void __launch_bounds__(THREADS) gemv(struct gemv_args a)
     }
 #pragma unroll
     for (int i = 0; i < N; i++) x[i] = (const X *)a.x + (i < a.n ? i : a.n - 1) * a.x_stride;
+    if (blockIdx.x < a.n_early)
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++)
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+                if (k + u * STEP < a.in) prefetch(w[r] + k + u * STEP);
+    wait_for_predecessor();
+    if (first >= a.n_out) return;
 
-    int64_t k = lane * 8;
     for (; k + (UNROLL - 1) * STEP < a.in; k += UNROLL * STEP)
         accumulate<W, X, N, ROWS, UNROLL>(w, x, k, acc);
     for (; k < a.in; k += STEP) accumulate<W, X, N, ROWS, 1>(w, x, k, acc);
@@ -98,30 +107,32 @@ __global__ void __launch_bounds__(THREADS) gemv(struct gemv_args a)
 }
 
 template <typename W, typename X, int N, bool GATED>
-static enum phx_status launch(struct phx_stream *stream, const struct gemv_args &a)
+static enum phx_status run_rows(struct phx_stream *stream, const struct gemv_args &a)
 {
     constexpr int ROWS = N <= 2 ? 2 : 4;
     const int64_t outs = (GATED ? ROWS / 2 : ROWS) * WARPS;
-    gemv<W, X, N, ROWS, GATED>
-        <<<(unsigned)ceil_div(a.n_out, outs), THREADS, 0, phx_cuda_stream_native(stream)>>>(a);
-    return launched("gemv");
+    return launch(stream, "gemv", {(unsigned)ceil_div(a.n_out, outs), THREADS},
+                  gemv<W, X, N, ROWS, GATED>, a);
 }
 
 template <bool GATED>
 static enum phx_status run(struct phx_stream *stream, const struct phx_cuda_product *p,
                            int64_t n_out, enum phx_activation activation)
 {
-    const struct gemv_args a = {p->x,  p->weight,   p->bias,       p->out,    p->out_dtype, p->in,
-                                n_out, p->x_stride, p->out_stride, (int)p->n, activation};
+    const struct gemv_args a = {
+        p->x,      p->weight,    p->bias,
+        p->out,    p->out_dtype, p->in,
+        n_out,     p->x_stride,  p->out_stride,
+        (int)p->n, activation,   (unsigned)phx_cuda_device(stream)->n_sms * BLOCKS_PER_SM};
     PHX_ASSERT(p->n >= 1 && p->n <= PHX_CUDA_GEMV_MAX_ROWS);
     return with_type(p->weight_dtype, [&](auto w) {
         return with_type(p->x_dtype, [&](auto x) {
             using W = decltype(w);
             using X = decltype(x);
-            if (p->n == 1) return launch<W, X, 1, GATED>(stream, a);
-            if (p->n == 2) return launch<W, X, 2, GATED>(stream, a);
-            if (p->n <= 4) return launch<W, X, 4, GATED>(stream, a);
-            return launch<W, X, 8, GATED>(stream, a);
+            if (p->n == 1) return run_rows<W, X, 1, GATED>(stream, a);
+            if (p->n == 2) return run_rows<W, X, 2, GATED>(stream, a);
+            if (p->n <= 4) return run_rows<W, X, 4, GATED>(stream, a);
+            return run_rows<W, X, 8, GATED>(stream, a);
         });
     });
 }

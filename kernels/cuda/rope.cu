@@ -9,6 +9,7 @@ __global__ void rope_table(const int32_t *positions, const float *inv_freq, floa
                            int64_t out_stride, int64_t half)
 {
     const int64_t n = blockIdx.x;
+    wait_for_predecessor();
     const float position = (float)positions[n];
     for (int64_t i = threadIdx.x; i < half; i += THREADS) {
         float sine, cosine;
@@ -22,10 +23,10 @@ extern "C" enum phx_status phx_cuda_rope_table(struct phx_stream *stream,
                                                const struct phx_rope_table *args)
 {
     PHX_TRY(phx_cuda_use(stream->device));
-    rope_table<<<(unsigned)args->out.rows, THREADS, 0, phx_cuda_stream_native(stream)>>>(
-        address_of<const int32_t>(args->positions), address_of<const float>(args->inv_freq),
-        args->scale, address_of<float>(args->out), args->out.stride, args->inv_freq.cols);
-    return launched("rope_table");
+    return launch(stream, "rope_table", {(unsigned)args->out.rows, THREADS}, rope_table,
+                  address_of<const int32_t>(args->positions),
+                  address_of<const float>(args->inv_freq), args->scale,
+                  address_of<float>(args->out), args->out.stride, args->inv_freq.cols);
 }
 
 struct append_args {
@@ -91,6 +92,7 @@ __global__ void __launch_bounds__(THREADS) rope_append(struct append_args a)
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int64_t row = blockIdx.x;
     const int32_t index = blockIdx.y * WARPS + warp;
+    wait_for_predecessor();
     const int32_t seq = a.layout.row_seq[row], slot = a.layout.seq_slot[seq];
     if (slot < 0 || index >= a.n_heads + 2 * a.n_kv_heads) return;
     const bool is_q = index < a.n_heads, is_k = !is_q && index < a.n_heads + a.n_kv_heads;
@@ -137,9 +139,8 @@ extern "C" enum phx_status phx_cuda_rope_append(struct phx_stream *stream,
         return with_type(kv->k.dtype, [&](auto c) {
             const dim3 grid((unsigned)args->layout->n_rows,
                             (unsigned)ceil_div(a.n_heads + 2 * a.n_kv_heads, WARPS));
-            rope_append<decltype(t), decltype(c)>
-                <<<grid, THREADS, 0, phx_cuda_stream_native(stream)>>>(a);
-            return launched("rope_append");
+            return launch(stream, "rope_append", {grid, THREADS},
+                          rope_append<decltype(t), decltype(c)>, a);
         });
     });
 }

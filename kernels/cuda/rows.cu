@@ -12,6 +12,7 @@ __global__ void embed(const W *table, int64_t share, int64_t pitch, int32_t voca
                       int64_t out_stride, int64_t cols)
 {
     const int64_t n = blockIdx.x;
+    wait_for_predecessor();
     const int64_t row = (int64_t)token_at(ids, last_ids, n) - vocab_begin;
     const bool ours = row >= 0 && row < share;
     for (int64_t c = threadIdx.x; c < cols; c += THREADS)
@@ -26,12 +27,12 @@ extern "C" enum phx_status phx_cuda_embed(struct phx_stream *stream, const struc
         return with_type(args->out.dtype, [&](auto t) {
             using W = decltype(w);
             using T = decltype(t);
-            embed<<<(unsigned)args->out.rows, THREADS, 0, phx_cuda_stream_native(stream)>>>(
-                (const W *)table->buffer->address, table->shape.rows,
-                phx_cuda_pitch(table->shape.cols), args->vocab_begin,
-                address_of<const int32_t>(args->ids), address_of<const int32_t>(args->last_ids),
-                args->scale, address_of<T>(args->out), args->out.stride, args->out.cols);
-            return launched("embed");
+            return launch(stream, "embed", {(unsigned)args->out.rows, THREADS}, embed<W, T>,
+                          (const W *)table->buffer->address, table->shape.rows,
+                          phx_cuda_pitch(table->shape.cols), args->vocab_begin,
+                          address_of<const int32_t>(args->ids),
+                          address_of<const int32_t>(args->last_ids), args->scale,
+                          address_of<T>(args->out), args->out.stride, args->out.cols);
         });
     });
 }
@@ -66,14 +67,15 @@ __global__ void __launch_bounds__(1024) add_norm(struct norm_args a)
     float *residual = a.residual + n * a.residual_stride;
     T *out = (T *)a.out + n * a.out_stride;
     float squares = 0;
+    wait_for_predecessor();
     for (int64_t c = (int64_t)threadIdx.x * V; c < a.cols; c += (int64_t)blockDim.x * V) {
-        float r[V];
+        alignas(16) float r[V];
         if (VECTORS)
             *(float4 *)r = a.start ? make_float4(0, 0, 0, 0) : *(const float4 *)(residual + c);
         else
             r[0] = a.start ? 0 : residual[c];
         if (x != NULL) {
-            T more[V];
+            alignas(16) T more[V];
             if (VECTORS)
                 *(four<T> *)more = *(const four<T> *)(x + c);
             else
@@ -130,14 +132,9 @@ extern "C" enum phx_status phx_cuda_add_norm(struct phx_stream *stream,
             a.cols % 4 == 0 && (a.x == NULL || in_fours(a.x, a.x_stride, sizeof(T))) &&
             in_fours(a.residual, a.residual_stride, sizeof(float)) &&
             in_fours(a.weight, 0, sizeof(float)) && in_fours(a.out, a.out_stride, sizeof(T));
-        const unsigned rows = (unsigned)args->out.rows;
-        const unsigned threads = a.cols >= 2048 ? 512 : 128;
-        cudaStream_t native = phx_cuda_stream_native(stream);
-        if (vectors)
-            add_norm<T, true><<<rows, threads, 0, native>>>(a);
-        else
-            add_norm<T, false><<<rows, threads, 0, native>>>(a);
-        return launched("add_norm");
+        const struct launch_shape shape = {(unsigned)args->out.rows, a.cols >= 2048 ? 512u : 128u};
+        return launch(stream, "add_norm", shape, vectors ? add_norm<T, true> : add_norm<T, false>,
+                      a);
     });
 }
 
@@ -147,6 +144,7 @@ template <typename Word>
 __global__ void gather(const char *x, int64_t x_pitch, const int32_t *rows, char *out,
                        int64_t out_pitch, int64_t n_words)
 {
+    wait_for_predecessor();
     const Word *from = (const Word *)(x + rows[blockIdx.x] * x_pitch);
     Word *to = (Word *)(out + blockIdx.x * out_pitch);
     for (int64_t i = threadIdx.x; i < n_words; i += THREADS) to[i] = from[i];
@@ -162,19 +160,15 @@ extern "C" enum phx_status phx_cuda_gather_rows(struct phx_stream *stream,
     const char *from = address_of<const char>(x);
     char *to = address_of<char>(out);
     const int32_t *rows = address_of<const int32_t>(args->rows);
-    const unsigned n = (unsigned)out.rows;
-    cudaStream_t native = phx_cuda_stream_native(stream);
+    const struct launch_shape shape = {(unsigned)out.rows, THREADS};
     PHX_TRY(phx_cuda_use(stream->device));
     const uintptr_t all = (uintptr_t)from | (uintptr_t)to | (uintptr_t)x_pitch |
                           (uintptr_t)out_pitch | (uintptr_t)row_bytes;
     if (row_bytes == 0) return PHX_OK;
-    if (all % 16 == 0)
-        gather<uint4>
-            <<<n, THREADS, 0, native>>>(from, x_pitch, rows, to, out_pitch, row_bytes / 16);
-    else if (all % 2 == 0)
-        gather<uint16_t>
-            <<<n, THREADS, 0, native>>>(from, x_pitch, rows, to, out_pitch, row_bytes / 2);
-    else
-        gather<uint8_t><<<n, THREADS, 0, native>>>(from, x_pitch, rows, to, out_pitch, row_bytes);
-    return launched("gather");
+    const int word = all % 16 == 0 ? 16 : all % 2 == 0 ? 2 : 1;
+    return launch(stream, "gather", shape,
+                  word == 16  ? gather<uint4>
+                  : word == 2 ? gather<uint16_t>
+                              : gather<uint8_t>,
+                  from, x_pitch, rows, to, out_pitch, row_bytes / word);
 }

@@ -48,6 +48,7 @@ __global__ void __launch_bounds__(PICK_THREADS)
 {
     __shared__ select_shared shared;
     const int64_t m = blockIdx.x;
+    wait_for_predecessor();
     const int32_t slot = slots[m];
     if (slot < 0) return;
     const struct phx_candidate *records =
@@ -66,11 +67,10 @@ extern "C" enum phx_status phx_cuda_sample_pick(struct phx_stream *stream,
     const struct drawn out = {address_of<int32_t>(args->ids), address_of<float>(args->logprobs),
                               address_of<int32_t>(args->last_ids)};
     PHX_TRY(phx_cuda_use(stream->device));
-    pick<<<(unsigned)args->records.rows, PICK_THREADS, 0, phx_cuda_stream_native(stream)>>>(
-        address_of<const char>(args->records), args->records.stride, args->n_ranks,
-        args->n_candidates + 1, address_of<const int32_t>(args->slots),
-        address_of<const char>(args->params), args->params.stride, out);
-    return launched("pick");
+    return launch(stream, "pick", {(unsigned)args->records.rows, PICK_THREADS}, pick,
+                  address_of<const char>(args->records), args->records.stride, args->n_ranks,
+                  args->n_candidates + 1, address_of<const int32_t>(args->slots),
+                  address_of<const char>(args->params), args->params.stride, out);
 }
 
 __global__ void __launch_bounds__(THREADS)
@@ -80,6 +80,7 @@ __global__ void __launch_bounds__(THREADS)
 {
     __shared__ select_shared shared;
     const int64_t m = blockIdx.x;
+    wait_for_predecessor();
     const int32_t slot = slots[m];
     if (slot < 0) return;
     const struct phx_sampling *p = params_of(params, params_stride, slot);
@@ -101,10 +102,10 @@ extern "C" enum phx_status phx_cuda_sample_full(struct phx_stream *stream,
     const struct drawn out = {address_of<int32_t>(args->ids), address_of<float>(args->logprobs),
                               address_of<int32_t>(args->last_ids)};
     PHX_TRY(phx_cuda_use(stream->device));
-    full<<<(unsigned)args->logits.rows, THREADS, 0, phx_cuda_stream_native(stream)>>>(
-        address_of<const float>(args->logits), args->logits.stride,
-        address_of<const float>(args->adjusted), args->adjusted.stride, (int32_t)args->logits.cols,
-        address_of<const int32_t>(args->slots), address_of<const int32_t>(args->positions),
-        address_of<const char>(args->params), args->params.stride, out);
-    return launched("full");
+    return launch(stream, "full", {(unsigned)args->logits.rows, THREADS}, full,
+                  address_of<const float>(args->logits), args->logits.stride,
+                  address_of<const float>(args->adjusted), args->adjusted.stride,
+                  (int32_t)args->logits.cols, address_of<const int32_t>(args->slots),
+                  address_of<const int32_t>(args->positions), address_of<const char>(args->params),
+                  args->params.stride, out);
 }

@@ -1,13 +1,13 @@
 /// \file types.cuh
 /// Element types in kernels: conversion to and from f32, eight values at a time, and the way from
-/// a phx_dtype to a type.
+/// a phx_dtype to a type. All kernels include this, and launch.cuh with it.
 #ifndef PHX_KERNELS_CUDA_TYPES_CUH
 #define PHX_KERNELS_CUDA_TYPES_CUH
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/launch.cuh"
 
 typedef __half phx_f16;
 typedef __nv_bfloat16 phx_bf16;
@@ -75,7 +75,7 @@ template <typename T> __device__ inline eight<T> load_eight(const T *from)
 {
     eight<T> x;
 #pragma unroll
-    for (int i = 0; i < (int)sizeof(T) / 2; i++) x.words[i] = __ldg((const uint4 *)from + i);
+    for (int i = 0; i < (int)sizeof(T) / 2; i++) x.words[i] = ((const uint4 *)from)[i];
     return x;
 }
 
@@ -117,12 +117,6 @@ template <typename F> static enum phx_status with_type(enum phx_dtype dtype, F f
     if (dtype == PHX_BF16) return f(phx_bf16());
     PHX_ASSERT(dtype == PHX_F32);
     return f(float());
-}
-
-/// The status of the kernel that was launched last.
-static inline enum phx_status launched(const char *kernel)
-{
-    return phx_cuda_status(cudaGetLastError(), kernel);
 }
 
 static inline int64_t ceil_div(int64_t n, int64_t size)

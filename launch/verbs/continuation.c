@@ -34,15 +34,39 @@ static enum phx_status keep(struct phx_continuation *c, const char *text, size_t
     return PHX_OK;
 }
 
-static enum phx_status show(struct phx_continuation *c, const char *piece, size_t bytes)
+static enum phx_status show(struct phx_continuation *c, const char *piece, size_t bytes,
+                            bool *out_stopped)
 {
     const char *text;
     size_t n;
-    bool stopped;
-    PHX_TRY(phx_stop_text_push(c->stop, piece, bytes, &text, &n, &stopped));
-    PHX_TRY(keep(c, text, n));
-    if (stopped) phx_request_cancel(c->request, PHX_FINISH_STOP);
+    PHX_TRY(phx_stop_text_push(c->stop, piece, bytes, &text, &n, out_stopped));
+    return keep(c, text, n);
+}
+
+/* The recorded sentence becomes this text's own. */
+static enum phx_status take_error(struct phx_continuation *c)
+{
+    c->error = strdup(phx_fail_sentence());
+    if (c->error == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a sentence");
+    phx_fail_clear();
     return PHX_OK;
+}
+
+static enum phx_status give_up(struct phx_continuation *c, int32_t position)
+{
+    phx_fail(PHX_BAD_DATA,
+             "the logits for token %d hold NaN or infinity: the model's weights are broken, or "
+             "--dtype is too narrow for them",
+             position);
+    phx_request_cancel(c->request, PHX_FINISH_ERROR);
+    return take_error(c);
+}
+
+/* Without the one that there was nothing to draw from for. */
+static int32_t n_new(const struct phx_continuation *c)
+{
+    const struct phx_request *r = c->request;
+    return r->n_ids - r->options.n_prompt - (r->finish == PHX_FINISH_ERROR);
 }
 
 /* The n largest of `logits`, likeliest first, lower ids first among equals. */
@@ -72,6 +96,7 @@ static enum phx_status note_place(struct phx_continuation *c, const struct phx_o
     for (int64_t i = 1; i < c->vocab; i++) largest = fmax(largest, output->logits[i]);
     for (int64_t i = 0; i < c->vocab; i++) sum += exp(output->logits[i] - largest);
     double log_sum = largest + log(sum);
+    if (isnan(log_sum)) return give_up(c, output->position);
     place->logprob = (float)(output->logits[output->id] - log_sum);
     place->n_top = c->n_logprobs;
     if (place->n_top == 0) return PHX_OK;
@@ -91,15 +116,21 @@ static enum phx_status take(struct phx_continuation *c, const struct phx_output 
         memcpy(c->logits + (output->position - 1) * c->vocab, output->logits,
                (size_t)c->vocab * sizeof *c->logits);
     if (output->id < 0) return PHX_OK;
+    bool drawn = output->position - (int32_t)c->prompt.n >= c->request->options.n_forced;
+    if (drawn && isnan(output->logprob)) return give_up(c, output->position);
     c->last = now();
     if (c->first == 0) c->first = c->last;
     if (c->n_logprobs >= 0) PHX_TRY(note_place(c, output));
     /* The model's own end-of-text token is not text. */
-    if (c->stream == NULL || c->request->ending == PHX_FINISH_STOP) return PHX_OK;
+    if (c->error != NULL || c->stream == NULL || c->request->ending == PHX_FINISH_STOP)
+        return PHX_OK;
     const char *piece;
     size_t bytes;
     PHX_TRY(phx_text_stream_push(c->stream, output->id, &piece, &bytes));
-    return show(c, piece, bytes);
+    bool stopped;
+    PHX_TRY(show(c, piece, bytes, &stopped));
+    if (stopped) phx_request_cancel(c->request, PHX_FINISH_STOP);
+    return PHX_OK;
 }
 
 static void on_output(struct phx_request *request, const struct phx_output *output)
@@ -142,11 +173,9 @@ enum phx_status phx_continuation_create(const struct phx_tokenizer *tokenizer,
         PHX_TRY_GOTO(phx_text_stream_create(tokenizer, prompt.items, prompt.n, true, &c->stream),
                      fail);
     PHX_TRY_GOTO(phx_stop_text_create(command->stop.items, command->stop.n, &c->stop), fail);
-    size_t length = prompt.n + (size_t)o.max_new;
     c->places = calloc((size_t)o.max_new + 1, sizeof *c->places);
-    if (o.want_all_logits) c->logits = malloc(length * (size_t)vocab * sizeof *c->logits);
-    if (c->places == NULL || (o.want_all_logits && c->logits == NULL)) {
-        status = phx_fail(PHX_OUT_OF_MEMORY, "no memory for %zu tokens' results", length);
+    if (c->places == NULL) {
+        status = phx_fail(PHX_OUT_OF_MEMORY, "no memory for %d tokens' results", o.max_new);
         goto fail;
     }
     *out = c;
@@ -154,6 +183,14 @@ enum phx_status phx_continuation_create(const struct phx_tokenizer *tokenizer,
 fail:
     phx_continuation_destroy(c);
     return status;
+}
+
+enum phx_status phx_continuation_create_refused(struct phx_continuation **out)
+{
+    struct phx_continuation *c = calloc(1, sizeof *c);
+    if (c == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a prompt");
+    *out = c;
+    return take_error(c);
 }
 
 void phx_continuation_destroy(struct phx_continuation *continuation)
@@ -172,7 +209,17 @@ void phx_continuation_destroy(struct phx_continuation *continuation)
     free(continuation->prompt_text);
     free(continuation->text);
     free(continuation->logits);
+    free(continuation->error);
     free(continuation);
+}
+
+enum phx_status phx_continuation_keep_logits(struct phx_continuation *continuation)
+{
+    const struct phx_request_options *o = &continuation->request->options;
+    size_t rows = (size_t)o->n_prompt + (size_t)o->max_new;
+    continuation->logits = malloc(rows * (size_t)continuation->vocab * sizeof(float));
+    if (continuation->logits != NULL) return PHX_OK;
+    return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the logits of %zu positions", rows);
 }
 
 void phx_continuation_begin(struct phx_continuation *continuation, FILE *live)
@@ -193,10 +240,18 @@ enum phx_status phx_continuation_end(struct phx_continuation *continuation)
     if (c->stream != NULL) {
         PHX_TRY(phx_text_stream_flush(c->stream, &text, &bytes));
         bool open = !(c->request->cancelled && c->request->finish == PHX_FINISH_STOP);
-        if (open && bytes > 0) PHX_TRY(show(c, text, bytes));
+        bool stopped = false;
+        if (open && bytes > 0) PHX_TRY(show(c, text, bytes, &stopped));
+        if (stopped) c->request->finish = PHX_FINISH_STOP;
     }
     phx_stop_text_flush(c->stop, &text, &bytes);
     return keep(c, text, bytes);
+}
+
+/* JSON has no infinity: a token that the model rules out gets what other servers give it. */
+static double json_logprob(float logprob)
+{
+    return fmax((double)logprob, -9999);
 }
 
 static json_t *json_place(const struct phx_place *place, int32_t id)
@@ -204,37 +259,41 @@ static json_t *json_place(const struct phx_place *place, int32_t id)
     json_t *top = json_array();
     for (int32_t i = 0; i < place->n_top; i++)
         json_array_append_new(top, json_pack("{s:i, s:f}", "id", place->top_ids[i], "logprob",
-                                             (double)place->top_logprobs[i]));
-    return json_pack("{s:i, s:f, s:o}", "id", id, "logprob", (double)place->logprob, "top", top);
+                                             json_logprob(place->top_logprobs[i])));
+    return json_pack("{s:i, s:f, s:o}", "id", id, "logprob", json_logprob(place->logprob), "top",
+                     top);
 }
 
 static json_t *json_timings(const struct phx_continuation *c)
 {
-    int32_t n_new = c->request->n_ids - c->request->options.n_prompt;
+    int32_t n_predicted = n_new(c);
     double prompt = c->first > 0 ? c->first - c->begin : 0;
     double predicted = c->last - c->first;
     return json_pack("{s:i, s:f, s:i, s:f, s:f}", "prompt_n", c->request->options.n_prompt,
-                     "prompt_ms", 1e3 * prompt, "predicted_n", n_new, "predicted_ms",
+                     "prompt_ms", 1e3 * prompt, "predicted_n", n_predicted, "predicted_ms",
                      1e3 * predicted, "predicted_per_second",
-                     predicted > 0 ? (n_new - 1) / predicted : 0.0);
+                     predicted > 0 ? (n_predicted - 1) / predicted : 0.0);
 }
 
 enum phx_status phx_continuation_print_json(const struct phx_continuation *continuation, FILE *file)
 {
     const struct phx_continuation *c = continuation;
     const struct phx_request *r = c->request;
-    int32_t n_prompt = r->options.n_prompt, n_new = r->n_ids - n_prompt;
+    if (r == NULL) return phx_json_line(json_pack("{s:s}", "error", c->error), file);
+    int32_t n_prompt = r->options.n_prompt, n_ids = n_new(c);
     json_t *object =
         json_pack("{s:o, s:o, s:s%, s:s}", "prompt_ids", phx_json_ids(r->ids, (size_t)n_prompt),
-                  "ids", phx_json_ids(r->ids + n_prompt, (size_t)n_new), "text",
+                  "ids", phx_json_ids(r->ids + n_prompt, (size_t)n_ids), "text",
                   c->text ? c->text : "", c->bytes, "finish_reason", phx_finish_name(r->finish));
     if (object != NULL && c->n_logprobs >= 0) {
         json_t *places = json_array();
-        for (int32_t i = 0; i < n_new; i++)
+        for (int32_t i = 0; i < n_ids; i++)
             json_array_append_new(places, json_place(&c->places[i], r->ids[n_prompt + i]));
         json_object_set_new(object, "logprobs", places);
     }
     if (object != NULL) json_object_set_new(object, "timings", json_timings(c));
+    if (object != NULL && c->error != NULL)
+        json_object_set_new(object, "error", json_string(c->error));
     return phx_json_line(object, file);
 }
 

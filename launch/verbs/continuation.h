@@ -33,18 +33,19 @@ struct phx_continuation {
     struct phx_ids prompt;
     char *prompt_text;
     size_t prompt_bytes;
-    FILE *live; ///< text is written and flushed as it comes; NULL: only kept
-    struct phx_request *request;
+    FILE *live;                  ///< text is written and flushed as it comes; NULL: only kept
+    struct phx_request *request; ///< NULL: refused, only `error` is set
     struct phx_text_stream *stream;
     struct phx_stop_text *stop;
     char *text; ///< the continuation
     size_t bytes, capacity;
     int32_t n_logprobs;       ///< -1: none
     struct phx_place *places; ///< [max_new]
-    float *logits;            ///< [n_prompt + max_new][vocab] for --logits-out, or NULL
+    float *logits;            ///< of phx_continuation_keep_logits(), or NULL
     int64_t vocab;
     double begin, first, last; ///< seconds: submitted, first token, last token
-    enum phx_status status;    ///< of what went wrong in a callback
+    enum phx_status status;    ///< of what went wrong in a callback and ends the job
+    char *error;               ///< why this text failed, and only this one; NULL: it did not
 };
 
 /// Makes the request from `options` (its prompt, callbacks and wanted logits are set here).
@@ -54,7 +55,14 @@ enum phx_status phx_continuation_create(const struct phx_tokenizer *tokenizer,
                                         const struct phx_request_options *options, int64_t vocab,
                                         struct phx_ids prompt, char *prompt_text,
                                         size_t prompt_bytes, struct phx_continuation **out);
+/// In the place of a prompt that cannot be run, because of the sentence recorded by phx_fail(),
+/// which is taken.
+enum phx_status phx_continuation_create_refused(struct phx_continuation **out);
 void phx_continuation_destroy(struct phx_continuation *continuation);
+
+/// Memory for what phx_continuation_write_logits() will write: [n_prompt + max_new][vocab]. Counted
+/// in the memory plan, so not taken before that was agreed.
+enum phx_status phx_continuation_keep_logits(struct phx_continuation *continuation);
 
 /// Note the time; write the prompt to `live`, if there is one.
 void phx_continuation_begin(struct phx_continuation *continuation, FILE *live);
@@ -63,7 +71,7 @@ void phx_continuation_begin(struct phx_continuation *continuation, FILE *live);
 enum phx_status phx_continuation_end(struct phx_continuation *continuation);
 
 /// One JSON object on one line: prompt_ids, ids, text, finish_reason, logprobs (if asked for),
-/// timings.
+/// timings, error (if it failed); of a refused one only the error.
 enum phx_status phx_continuation_print_json(const struct phx_continuation *continuation,
                                             FILE *file);
 /// input_ids [n] and logits [n, vocab], n positions of prompt and continuation.

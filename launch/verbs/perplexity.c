@@ -31,6 +31,7 @@ struct score {
     struct window *windows;
     size_t n_windows;
     double nll;
+    enum phx_status status; /* of what went wrong in a callback */
     int64_t n_scored;
 };
 
@@ -43,7 +44,16 @@ static void on_output(struct phx_request *request, const struct phx_output *outp
     double largest = output->logits[0], sum = 0;
     for (int64_t i = 1; i < s->vocab; i++) largest = fmax(largest, output->logits[i]);
     for (int64_t i = 0; i < s->vocab; i++) sum += exp(output->logits[i] - largest);
-    s->nll += largest + log(sum) - output->logits[s->ids[target]];
+    double nll = largest + log(sum) - output->logits[s->ids[target]];
+    if (!isfinite(nll)) {
+        s->status = phx_fail(PHX_BAD_DATA,
+                             "the model gives token %lld of the text no finite log-probability: "
+                             "its weights are broken, or --dtype is too narrow for them",
+                             (long long)target);
+        phx_request_cancel(request, PHX_FINISH_ERROR);
+        return;
+    }
+    s->nll += nll;
     s->n_scored++;
 }
 
@@ -62,9 +72,11 @@ static enum phx_status cut(struct score *s, const struct phx_config *config)
     if (length > context)
         return phx_fail(PHX_USAGE, "a window of %lld tokens and a context of %lld: raise -c",
                         (long long)length, (long long)context);
-    if (length > targets) length = targets;
     int64_t stride = o->stride ? o->stride : length;
-    if (stride > length) stride = length;
+    if (stride > length)
+        return phx_fail(PHX_USAGE, "--stride %d: must be at most the window, %lld", o->stride,
+                        (long long)length);
+    if (length > targets) length = targets; /* then there is one window */
     s->length = (int32_t)length;
     s->n_windows = (size_t)((targets - length) / stride + 1);
     s->windows = calloc(s->n_windows, sizeof *s->windows);
@@ -122,7 +134,10 @@ static enum phx_status lead(struct score *s, struct phx_engine *engine)
 {
     bool worked = true;
     phx_interrupt_catch();
-    while (worked && !phx_interrupted()) PHX_TRY(phx_engine_step(engine, &worked));
+    while (worked && !phx_interrupted()) {
+        PHX_TRY(phx_engine_step(engine, &worked));
+        PHX_TRY(s->status);
+    }
     if (s->n_scored > 0) PHX_TRY(print(s));
     return phx_engine_stop(engine);
 }
@@ -142,6 +157,7 @@ static enum phx_status run_score(struct score *s, struct phx_run *run)
     if (leads) {
         /* Enough windows at a time to fill a step. */
         needs.max_seqs = needs.max_rows / s->length + 1;
+        if (needs.max_seqs > s->options->max_seqs) needs.max_seqs = s->options->max_seqs;
         if ((size_t)needs.max_seqs > s->n_windows) needs.max_seqs = (int32_t)s->n_windows;
         needs.max_length = s->length;
     }

@@ -84,6 +84,22 @@ static void test_instruction_sets(void **state)
     assert_non_null(strstr(phx_fail_sentence(), "'sse9'"));
 }
 
+static void test_the_cpu_unopened(void **state)
+{
+    (void)state;
+    struct phx_device_info info;
+    struct phx_device_link link;
+    assert_true(phx_device_built(PHX_DEVICE_CPU));
+    assert_int_equal(phx_device_count(PHX_DEVICE_CPU), 1);
+    assert_int_equal(phx_device_describe(PHX_DEVICE_CPU, 0, &info), PHX_OK);
+    assert_true(info.kind == PHX_DEVICE_CPU && info.memory_total_bytes > 0);
+    assert_true(info.pci_id[0] == '\0' && info.uuid[0] == '\0');
+    assert_int_equal(phx_device_describe(PHX_DEVICE_CPU, 1, &info), PHX_NOT_FOUND);
+    assert_int_equal(phx_device_link(PHX_DEVICE_CPU, 0, 0, &link), PHX_OK);
+    assert_true(link.direct && link.atomics);
+    assert_int_equal(phx_device_link(PHX_DEVICE_CPU, 0, 1, &link), PHX_NOT_FOUND);
+}
+
 static void test_unavailable_device(void **state)
 {
     (void)state;
@@ -91,6 +107,7 @@ static void test_unavailable_device(void **state)
     assert_true(phx_device_available(PHX_DEVICE_CPU, &reason));
     if (phx_device_available(PHX_DEVICE_CUDA, &reason)) skip();
     assert_true(strlen(reason) > 0);
+    assert_int_equal(phx_device_count(PHX_DEVICE_CUDA), 0);
     struct phx_device_options options = {.kind = PHX_DEVICE_CUDA, .n_threads = 1};
     struct phx_device *device;
     assert_int_equal(phx_device_create(&options, &device), PHX_UNSUPPORTED);
@@ -352,6 +369,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_info),
         cmocka_unit_test(test_instruction_sets),
+        cmocka_unit_test(test_the_cpu_unopened),
         cmocka_unit_test(test_unavailable_device),
         cmocka_unit_test(test_scratch_is_what_the_plan_says),
         cmocka_unit_test(test_buffers_are_aligned_and_zeroed),

@@ -129,6 +129,34 @@ static void test_buffers(void **state)
     close_rig(rig);
 }
 
+/* What is told of a GPU that is not opened is what it says of itself. */
+static void test_unopened(void **state)
+{
+    (void)state;
+    struct phx_device_info info, unopened;
+    struct phx_device_link link;
+    struct rig rig = open_rig(PHX_DEVICE_CUDA, PHX_F32);
+    int n = phx_device_count(PHX_DEVICE_CUDA);
+    assert_true(n >= 1);
+    phx_device_info(rig.device, &info);
+    assert_ok(phx_device_describe(PHX_DEVICE_CUDA, 0, &unopened));
+    assert_string_equal(unopened.name, info.name);
+    assert_string_equal(unopened.pci_id, info.pci_id);
+    assert_string_equal(unopened.uuid, info.uuid);
+    assert_int_equal(strlen(info.uuid), 40);
+    assert_true(unopened.memory_total_bytes >= info.memory_total_bytes / 20 * 19);
+    assert_true(info.memory_total_bytes >= unopened.memory_total_bytes / 20 * 19);
+    assert_true(unopened.memory_free_bytes == 0 && !unopened.has_graphs);
+    for (int to = 0; to < n; to++) assert_ok(phx_device_link(PHX_DEVICE_CUDA, 0, to, &link));
+    for (int g = 1; g < n; g++) {
+        assert_ok(phx_device_describe(PHX_DEVICE_CUDA, g, &unopened));
+        assert_string_not_equal(unopened.uuid, info.uuid);
+        assert_string_not_equal(unopened.pci_id, info.pci_id);
+    }
+    assert_fails(phx_device_describe(PHX_DEVICE_CUDA, n, &unopened), PHX_NOT_FOUND, "no device");
+    close_rig(rig);
+}
+
 static void test_device(void **state)
 {
     (void)state;
@@ -255,14 +283,24 @@ static void run_pass(struct rig rig, const struct pass *p)
         rig.stream, &(struct phx_gate_up){.x = p->normed, .weight = p->gate_up, .out = p->gated}));
 }
 
-static void check_graph(enum phx_dtype compute, int64_t n)
+static struct phx_graph *record_pass(struct rig rig, const struct pass *p)
+{
+    struct phx_graph *graph;
+    assert_ok(phx_graph_begin(rig.stream));
+    run_pass(rig, p);
+    assert_ok(phx_graph_end(rig.stream, &graph));
+    return graph;
+}
+
+/* `unseen`: what is recorded never ran on this device. */
+static void check_graph(enum phx_dtype compute, int64_t n, bool unseen)
 {
     enum { IN = 515, OUT = 333, F = 200, BYTES = 1 << 20 };
     struct rig rig = open_rig(PHX_DEVICE_CUDA, compute);
     const struct phx_dummy dummy = {7, 0, 0.5f};
     struct phx_weight_shape w = {compute, OUT, IN}, gate_up = {compute, 2 * F, IN};
     struct phx_buffer *buffer, *saved;
-    struct phx_graph *graph;
+    struct phx_graph *graph = NULL;
     struct pass p;
     size_t used = 0;
     assert_ok(phx_weight_create(rig.device, &w, &p.w));
@@ -284,12 +322,11 @@ static void check_graph(enum phx_dtype compute, int64_t n)
     assert_ok(phx_buffer_copy(rig.stream, saved, 0, buffer, 0, BYTES));
 
     unsigned char *eager = alloc(BYTES), *recorded = alloc(BYTES);
+    if (unseen) graph = record_pass(rig, &p);
     for (int i = 0; i < 3; i++) run_pass(rig, &p);
     assert_ok(phx_buffer_download(rig.stream, buffer, 0, BYTES, eager, BYTES, BYTES, 1));
     assert_ok(phx_stream_synchronize(rig.stream));
-    assert_ok(phx_graph_begin(rig.stream));
-    run_pass(rig, &p);
-    assert_ok(phx_graph_end(rig.stream, &graph));
+    if (!unseen) graph = record_pass(rig, &p);
     assert_ok(phx_buffer_copy(rig.stream, buffer, 0, saved, 0, BYTES));
     for (int i = 0; i < 3; i++) assert_ok(phx_graph_launch(graph, rig.stream));
     assert_ok(phx_buffer_download(rig.stream, buffer, 0, BYTES, recorded, BYTES, BYTES, 1));
@@ -311,18 +348,82 @@ static void test_graphs(void **state)
 {
     (void)state;
     for (int i = 0; i < 3; i++) {
-        check_graph(float_types[i], 1);
-        check_graph(float_types[i], 8);
-        check_graph(float_types[i], 33);
+        check_graph(float_types[i], 1, false);
+        check_graph(float_types[i], 8, false);
+        check_graph(float_types[i], 33, false);
     }
+}
+
+static void test_graphs_of_unseen_shapes(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        check_graph(float_types[i], 5, true);
+        check_graph(float_types[i], 47, true);
+    }
+}
+
+/* Copies, zeros and downloads between kernels. */
+static void test_recorded_copies(void **state)
+{
+    enum { ROWS = 6, COLS = 33, PITCH = 40, BYTES = ROWS * COLS * sizeof(float) };
+    struct rig rig = open_rig(PHX_DEVICE_CUDA, PHX_F32);
+    static const int32_t order[ROWS] = {5, 0, 3, 1, 4, 2};
+    struct phx_buffer *buffer;
+    struct phx_graph *graph;
+    void *pinned;
+    size_t used = 0;
+    (void)state;
+    assert_ok(phx_buffer_create(rig.device, 16384, &buffer));
+    assert_ok(phx_host_alloc(rig.device, 2 * ROWS * PITCH * sizeof(float), &pinned));
+    struct phx_tensor x = take(buffer, &used, PHX_F32, ROWS, COLS);
+    struct phx_tensor copy = take(buffer, &used, PHX_F32, ROWS, COLS);
+    struct phx_tensor out = take(buffer, &used, PHX_F32, ROWS, COLS);
+    struct phx_tensor rows = take(buffer, &used, PHX_I32, ROWS, 1);
+    float values[ROWS * COLS], *gathered = pinned, *all = gathered + ROWS * PITCH;
+    assert_ok(phx_tensor_upload(rig.stream, rows, order));
+
+    assert_ok(phx_graph_begin(rig.stream));
+    assert_ok(
+        phx_buffer_copy(rig.stream, buffer, copy.offset_bytes, buffer, x.offset_bytes, BYTES));
+    assert_ok(phx_buffer_zero(rig.stream, buffer, copy.offset_bytes, COLS * sizeof(float)));
+    assert_ok(phx_op_gather_rows(rig.stream, &(struct phx_gather_rows){copy, rows, out}));
+    assert_ok(phx_buffer_download(rig.stream, buffer, out.offset_bytes, COLS * sizeof(float),
+                                  gathered, PITCH * sizeof(float), COLS * sizeof(float), ROWS));
+    assert_ok(phx_op_gather_rows(rig.stream, &(struct phx_gather_rows){out, rows, x}));
+    assert_ok(phx_tensor_download(rig.stream, x, all));
+    assert_ok(phx_graph_end(rig.stream, &graph));
+
+    for (int replay = 0; replay < 5; replay++) {
+        for (int i = 0; i < ROWS * COLS; i++) values[i] = (float)(1000 * replay + i);
+        assert_ok(phx_tensor_upload(rig.stream, x, values));
+        assert_ok(phx_graph_launch(graph, rig.stream));
+        assert_ok(phx_stream_synchronize(rig.stream));
+        memset(values, 0, COLS * sizeof *values);
+        for (int r = 0; r < ROWS; r++) {
+            assert_memory_equal(gathered + r * PITCH, values + order[r] * COLS,
+                                COLS * sizeof *values);
+            assert_memory_equal(all + r * COLS, values + order[order[r]] * COLS,
+                                COLS * sizeof *values);
+        }
+    }
+    phx_graph_destroy(graph);
+    phx_host_free(rig.device, pinned);
+    phx_buffer_destroy(buffer);
+    close_rig(rig);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_device),  cmocka_unit_test(test_copies),
-        cmocka_unit_test(test_buffers), cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_unopened),
+        cmocka_unit_test(test_device),
+        cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_buffers),
+        cmocka_unit_test(test_weights),
         cmocka_unit_test(test_graphs),
+        cmocka_unit_test(test_graphs_of_unseen_shapes),
+        cmocka_unit_test(test_recorded_copies),
     };
     const char *reason = NULL;
     if (!phx_device_available(PHX_DEVICE_CUDA, &reason)) {

@@ -410,6 +410,38 @@ static void test_logits_that_are_no_numbers(void **state)
     }
 }
 
+/* They show in the log-probability, wherever in the vocabulary they are. */
+static void test_logprobs_of_logits_that_are_no_numbers(void **state)
+{
+    static const float bad[] = {(float)NAN, INFINITY, -INFINITY};
+    const struct phx_sampling params = with(1, 5, 1, 0);
+    (void)state;
+    struct batch b;
+    batch_open(&b, 1, 101);
+    for (int k = 0; k < 3; k++)
+        for (int32_t at = 0; at <= 101; at++) { /* 101: all of them */
+            float logits[101];
+            for (int32_t i = 0; i < 101; i++)
+                logits[i] = at == i || at == 101 ? bad[k] : (float)(i % 7);
+            /* a share that is ruled out, with what it has for all of them */
+            for (int32_t i = 0; k == 2 && at < 101 && i < 30; i++) logits[i] = -INFINITY;
+            set_row(&b, 0, logits, &params, 9);
+            for (int shared = 0; shared < 2; shared++) {
+                *(float *)phx_tensor_address(b.logprobs) = 1;
+                if (shared)
+                    draw_shared(&b, 5, 5);
+                else
+                    draw_full(&b);
+                float logprob = *(float *)phx_tensor_address(b.logprobs);
+                if (k == 2 && at < 101)
+                    assert_true(logprob < 0 && logprob > -10);
+                else
+                    assert_true(isnan(logprob));
+            }
+        }
+    batch_close(&b);
+}
+
 /* ---- with penalties ---- */
 
 /* Counting what was drawn, and a penalty on it, makes greedy decoding walk down the ranking. */
@@ -469,6 +501,7 @@ int main(void)
         cmocka_unit_test(test_equals_go_to_the_lowest_id),
         cmocka_unit_test(test_edges_of_the_cuts),
         cmocka_unit_test(test_logits_that_are_no_numbers),
+        cmocka_unit_test(test_logprobs_of_logits_that_are_no_numbers),
         cmocka_unit_test(test_counts_and_penalties_meet),
     };
     return cmocka_run_group_tests_name("sampling", tests, NULL, NULL);

@@ -125,9 +125,85 @@ else
     fail "the closing line"
 fi
 
+# One prompt that cannot be run fails alone.
+printf '%s\n' "ROMEO:" "to be or not to be, that is the question, whether" "JULIET:" >"$tmp/batch"
+for form in --json --verbose; do
+    run 2 generate --temp 0 -c 12 -n 4 --prompts "$tmp/batch" "$form"
+    if [ $? -eq 0 ] || ! grep -qF "prompt 2: the prompt has" "$tmp/err"; then
+        fail "a long prompt among others ($form): it is not told"
+    elif ! grep -q "ROMEO" "$tmp/out" && ! grep -q '"ids":' "$tmp/out"; then
+        fail "a long prompt among others ($form): they are not run"
+    elif [ "$form" = --json ] &&
+        { [ "$(wc -l <"$tmp/out")" -ne 3 ] || ! sed -n 2p "$tmp/out" | grep -q '^{"error":".*12' ||
+            ! sed -n 3p "$tmp/out" | grep -q '"finish_reason":"length"'; }; then
+        fail "a long prompt among others: not in its place"
+    else
+        pass
+    fi
+done
+# The byte 0xe2 begins a character that never comes: U+FFFD, at the very end.
+prints "stop text at the end" 2 '"text":"","finish_reason":"stop"' generate -n 1 --json -p x \
+    --force-ids 160 --stop $'\xef\xbf\xbd'
+if run 2 perplexity -f "$demo/sample.txt" --window 16 --max-num-seqs 3 -v &&
+    grep -q "steps of up to 3 texts" "$tmp/err"; then
+    pass
+else
+    fail "perplexity: --max-num-seqs"
+fi
+
+# Where ranks go: what is wrong is told, not refused.
+prints "topology" 3 '"rank":2,' topology --json
+prints "topology for people" 2 "rank  local  computes on" topology --device cpu
+allowed=$(taskset -cp $$ | sed 's/.*: *//')
+if [ "$(nproc)" -gt 1 ]; then
+    bound=(taskset -c "${allowed%%[-,]*}" "$phalanx")
+    if "${bound[@]}" topology --device cpu -t 2 >"$tmp/out" 2>"$tmp/err" &&
+        grep -q "rank 0: 2 threads were asked for, but this rank is bound to one core" "$tmp/out"
+    then
+        pass
+    else
+        fail "topology of a rank that is bound to one core"
+    fi
+fi
+# The driver's library is not needed to start.
+if ldd "$phalanx" | grep -q 'libcuda\.so'; then fail "libcuda is linked"; else pass; fi
+# A build with CUDA says in one line that there is no GPU, and computes; others have nothing to say.
+run 2 --version
+if grep -q "no cuda:" "$tmp/out"; then
+    told=1
+    ! grep -q "this build has no CUDA backend" "$tmp/out" || told=0
+    run 2 generate --temp 0 -n 3 -p "First Citizen:"
+    status=$?
+    if [ "$status" -eq 0 ] && [ "$(grep -c 'computing on the CPU' "$tmp/err")" -eq "$told" ]; then
+        pass
+    else
+        fail "no GPU: told other than $told times, exit status $status"
+    fi
+    prints "no GPU, on purpose" 2 "First Citizen:" generate --device cpu --temp 0 -n 3 \
+        -p "First Citizen:"
+    if grep -q "computing on the CPU" "$tmp/err"; then
+        fail "--device cpu is told that there is no GPU"
+    else
+        pass
+    fi
+fi
+
 # --- what is refused
 refuses "no such verb" 2 "frobnicate" frobnicate
 refuses "no such flag" 2 "--tempp" generate --tempp 1
+codes=$("${mpirun[@]}" -np 3 sh -c '"$0" frobnicate 2>/dev/null; echo $?' "$phalanx" | sort -u)
+if [ "$codes" = 2 ]; then
+    pass
+else
+    fail "the ranks of a refused job end with different codes: ${codes//$'\n'/ }"
+fi
+for flag in --help --version; do
+    if "$phalanx" "$flag" >/dev/full 2>"$tmp/err" || ! grep -q "standard output" "$tmp/err"; then
+        fail "$flag to a full disk"
+    else
+        pass
+    fi
+done
 refuses "value out of range" 2 "--top-p" generate --top-p 1.5 -p x
 refuses "no such folder" 2 "$tmp/nowhere" generate -m "$tmp/nowhere" -p x
 refuses "too many ranks" 5 "5 ranks cannot share 4 KV heads" generate -p x
@@ -138,9 +214,17 @@ refuses "empty prompt" 2 "must not be empty" generate -p ""
 : >"$tmp/empty"
 refuses "empty file" 2 "the text is empty" generate -f "$tmp/empty"
 refuses "invalid UTF-8" 2 "UTF-8" generate -p $'abc\xff'
+printf 'abc\377' >"$tmp/noise"
+refuses "invalid UTF-8 in a file" 2 "UTF-8" generate -f "$tmp/noise"
+refuses "no prompt that fits" 2 "none of the 2 prompts" generate -c 2 -p "to be" -p "or not to be"
+refuses "forced past the context" 2 "raise -c" generate -c 6 -n 9 -p "to be" --force-ids 2,3,4,5,6,7
+refuses "more forced than asked for" 2 "raise -n to 3" generate -n 2 -p x --force-ids 5,6,7
+refuses "stride above the context" 2 "--stride 600: must be at most the window, 512" \
+    perplexity -f "$demo/sample.txt" --stride 600
 refuses "missing prompt file" 2 "$tmp/none.txt" generate -f "$tmp/none.txt"
 refuses "token out of range" 2 "4096" generate --prompt-ids 1,4096
 refuses "bias of no token" 2 "9999" generate -p x --logit-bias 9999+1
+refuses "a GPU option of another verb" 2 "--share-gpu" tokenize --share-gpu -p x
 refuses "no GPU" 2 "--device cuda" generate --device cuda -p x
 refuses "unwritable logits" 2 "$tmp/no/file" generate -n 2 -p x --logits-out "$tmp/no/file"
 
@@ -163,12 +247,14 @@ refuses "header that overruns" 2 "model.safetensors" generate -m "$tmp/model" -p
 broken
 sed -i 's/q_proj/q_prox/' "$tmp/model/model.safetensors"
 refuses "missing tensor" 2 "q_proj" generate -m "$tmp/model" -p x
+refuses "missing tensor, before all else" 2 "q_proj" generate -m "$tmp/model" -f "$tmp/none.txt"
 broken
 edit 's/"intermediate_size": 512/"intermediate_size": 520/'
 refuses "wrong shape" 2 "gate_proj" generate -m "$tmp/model" -p x
 broken
 edit 's/"num_key_value_heads": 4/"num_key_value_heads": 5/'
-refuses "heads that do not divide" 2 "12 is not a multiple of num_key_value_heads 5" generate -m "$tmp/model" -p x
+refuses "heads that do not divide" 2 "12 is not a multiple of num_key_value_heads 5" \
+    generate -m "$tmp/model" -p x
 broken
 edit 's/"hidden_size": 288/"hidden_size": -288/'
 refuses "config value out of range" 2 "hidden_size" generate -m "$tmp/model" -p x
@@ -187,6 +273,27 @@ sed -e 's/"hidden_size": 2048/"hidden_size": 65536/' \
     -e 's/"num_hidden_layers": 2/"num_hidden_layers": 100/' "$big" >"$tmp/huge/config.json"
 refuses "out of memory" 2 "GB are free" generate -m "$tmp/huge" --load-format dummy \
     --prompt-ids 1 -n 1
+refuses "unwritable logits, before all else" 2 "$tmp/no/file" generate -m "$tmp/huge" \
+    --load-format dummy --prompt-ids 1 -n 1 --logits-out "$tmp/no/file"
+mkdir -p "$tmp/wide"
+sed -e 's/"hidden_size": 2048/"hidden_size": 64/' -e 's/_token_id": [0-9]*/_token_id": 0/' \
+    -e 's/"vocab_size": 128256/"vocab_size": 8000000/' "$big" >"$tmp/wide/config.json"
+refuses "out of memory for logits" 2 "positions, which rank 0 keeps, need" \
+    generate -m "$tmp/wide" --load-format dummy --prompt-ids 1 -n 100000 --logits-out "$tmp/wide/l"
+# The last weight is one of the final norm: no logit is a number.
+broken
+printf '\300\177' | dd of="$tmp/model/model.safetensors" bs=1 conv=notrunc \
+    seek=$(($(wc -c <"$tmp/model/model.safetensors") - 2)) 2>/dev/null
+refuses "logits that are no numbers" 2 "prompt 1: the logits for token" generate -m "$tmp/model" \
+    -p x --json --logprobs 2
+if grep -q '"ids":\[\],"text":"","finish_reason":"error"' "$tmp/out" &&
+    grep -q '"error":"the logits for' "$tmp/out"; then
+    pass
+else
+    fail "logits that are no numbers: not in the JSON"
+fi
+refuses "logits that are no numbers, scored" 2 "no finite log-probability" perplexity \
+    -m "$tmp/model" -f "$demo/sample.txt"
 
 # A launcher of another MPI: every process believes that it is alone.
 if PMI_SIZE=4 PMI_RANK=0 timeout 20 "$phalanx" generate -p x >"$tmp/out" 2>"$tmp/err" ||
@@ -200,10 +307,11 @@ fi
 mkdir -p "$tmp/endless"
 sed -e 's/"hidden_size": 2048/"hidden_size": 256/' \
     -e 's/"intermediate_size": 8192/"intermediate_size": 512/' \
-    -e 's/"vocab_size": 128256/"vocab_size": 512/' -e 's/_token_id": [0-9]*/_token_id": 0/' \
+    -e 's/"vocab_size": 128256/"vocab_size": 2048/' -e 's/_token_id": [0-9]*/_token_id": 0/' \
     "$big" >"$tmp/endless/config.json"
-long=(generate -m "$tmp/endless" --load-format dummy --ignore-eos --prompt-ids 1,2,3
-    -n 100000 -c 100100 --json)
+cp "$demo"/tokenizer*.json "$tmp/endless"
+long=(generate -m "$tmp/endless" --load-format dummy -s 3 -p "ROMEO:" --ignore-eos -n 100000
+    -c 100100)
 for victim in 0 1; do
     "${mpirun[@]}" -np 2 "$phalanx" "${long[@]}" >"$tmp/out" 2>"$tmp/err" &
     launcher=$!
@@ -229,43 +337,102 @@ for victim in 0 1; do
     fi
 done
 
-# --- Ctrl-C: nothing is left running, and every text that was finished is there. mpirun forwards
-# little of what comes after it; without mpirun the text under way is there too.
-for i in $(seq 2000); do echo "ROMEO:"; done >"$tmp/many"
-"${mpirun[@]}" -np 2 "$phalanx" generate --prompts "$tmp/many" -n 400 --max-num-seqs 1 --json \
-    --ignore-eos >"$tmp/out" 2>"$tmp/err" &
-launcher=$!
-sleep 4
-before=$(wc -l <"$tmp/out")
-kill -INT "$launcher"
-begin=$(date +%s%N)
-wait "$launcher"
-took=$((($(date +%s%N) - begin) / 1000000))
-sleep 0.2
-if left_running; then
-    fail "Ctrl-C leaves ranks running"
-elif [ "$took" -gt 3000 ]; then
-    fail "Ctrl-C: the job ended after $took ms"
-elif [ "$before" -eq 0 ] || [ "$(wc -l <"$tmp/out")" -lt "$before" ] ||
-    head -n "$before" "$tmp/out" | grep -vq '^{.*}$'; then
-    fail "Ctrl-C: what was made is lost"
-else
-    pass
-fi
-# A job of its own, since a script's background commands ignore SIGINT.
-set -m
-"$phalanx" "${long[@]}" >"$tmp/out" 2>"$tmp/err" &
-alone=$!
-set +m
-sleep 2
-kill -INT "$alone"
-wait "$alone"
-status=$?
-if [ "$status" -eq 130 ] && grep -q '^{.*"finish_reason":"cancelled".*}$' "$tmp/out"; then
-    pass
-else
-    fail "Ctrl-C without mpirun: exit status $status"
-fi
+# --- Ctrl-C: nothing is left running, and all that was made is there, as many tokens as the closing
+# line counts. The text under way may be far longer than what an interrupted mpirun forwards.
+yes ROMEO: | head -n 300 >"$tmp/many"
+mkdir -p "$tmp/slow"
+sed -e 's/"vocab_size": 128256/"vocab_size": 2048/' -e 's/_token_id": [0-9]*/_token_id": 0/' \
+    "$big" >"$tmp/slow/config.json"
+
+made() { sed -nE 's/.* generated ([0-9]+) tokens.*/\1/p' "$tmp/err"; }
+# Whole objects only: their ids, one a line.
+shown_ids() {
+    sed -nE 's/^\{.*"ids":\[([0-9,]+)\].*"timings":\{.*\}\}$/\1/p' "$tmp/out" | tr , '\n'
+}
+
+# interrupted NAME [MPIRUN...] -- ARGS...: Ctrl-C a second after the model was loaded.
+interrupted() {
+    local name=$1 under=() pid begin took
+    shift
+    while [ "$1" != -- ]; do under+=("$1") && shift; done
+    set -m # a job of its own: a script's background commands ignore SIGINT
+    "${under[@]}" "$phalanx" "${@:2}" --verbose >"$tmp/out" 2>"$tmp/err" &
+    pid=$!
+    set +m
+    for _ in $(seq 1000); do
+        grep -q "weights: .* read" "$tmp/err" && break
+        sleep 0.1
+    done
+    sleep 1
+    begin=$(date +%s%N)
+    kill -INT "$pid"
+    wait "$pid"
+    status=$?
+    took=$((($(date +%s%N) - begin) / 1000000))
+    for _ in $(seq 20); do
+        left_running || break
+        sleep 0.1
+    done
+    if [ "$status" -eq 0 ] || { [ ${#under[@]} -gt 0 ] && [ "$took" -gt 3000 ]; }; then
+        fail "Ctrl-C, $name: exit status $status after $took ms"
+    elif left_running; then
+        fail "Ctrl-C, $name: ranks are left running"
+    elif ! grep -q ' generated [1-9]' "$tmp/err"; then
+        fail "Ctrl-C, $name: nothing was made"
+    else
+        return 0
+    fi
+    return 1
+}
+
+# nothing_lost NAME LEAST MOST: all tokens are there in objects, from LEAST to MOST bytes of them.
+nothing_lost() {
+    local bytes
+    bytes=$(wc -c <"$tmp/out")
+    if [ "$(shown_ids | wc -l)" -ne "$(made)" ]; then
+        fail "Ctrl-C, $1: $(shown_ids | wc -l) tokens of $(made) are there"
+    elif [ "$bytes" -lt "$2" ] || [ "$bytes" -gt "$3" ]; then
+        fail "Ctrl-C, $1: $bytes bytes prove nothing"
+    else
+        pass
+    fi
+}
+
+cancelled_last() {
+    if tail -n 1 "$tmp/out" | grep -q '^{.*"finish_reason":"cancelled".*}}$'; then
+        pass
+    else
+        fail "Ctrl-C, $1: the text under way is not the last line"
+    fi
+}
+
+for ranks in 0 2; do
+    under=()
+    [ "$ranks" -gt 0 ] && under=("${mpirun[@]}" -np "$ranks")
+    name="a long object, $ranks ranks"
+    interrupted "$name" "${under[@]}" -- "${long[@]}" --json --logprobs 20 &&
+        nothing_lost "$name" 20000 100000000 && cancelled_last "$name"
+    name="a short object, $ranks ranks"
+    interrupted "$name" "${under[@]}" -- generate -m "$tmp/slow" --load-format dummy \
+        --prompt-ids 1,2,3 --ignore-eos -n 2000 -c 2100 --json &&
+        nothing_lost "$name" 1 12000 && cancelled_last "$name"
+    name="many objects, $ranks ranks"
+    interrupted "$name" "${under[@]}" -- generate --prompts "$tmp/many" -n 400 --ignore-eos \
+        --json --logprobs 5 --max-num-seqs 3 && nothing_lost "$name" 20000 100000000
+    name="a streamed text, $ranks ranks"
+    if interrupted "$name" "${under[@]}" -- "${long[@]}"; then
+        cp "$tmp/out" "$tmp/streamed"
+        run "$ranks" "${long[@]}" -n "$(made)"
+        if cmp -s "$tmp/out" "$tmp/streamed"; then
+            pass
+        else
+            fail "Ctrl-C, $name: it is not as the same text without"
+        fi
+    fi
+    if [ "$ranks" -eq 0 ] && [ "$status" -ne 130 ]; then
+        fail "Ctrl-C without mpirun: exit status $status"
+    fi
+done
 
 printf '%d passed, %d failed\n' "$passed" "$failed"
 [ "$failed" -eq 0 ]

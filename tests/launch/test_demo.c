@@ -55,12 +55,13 @@ static enum phx_status lead(struct phx_run *run, void *user)
     return status;
 }
 
-static void run(int size, int32_t max_seqs, int32_t max_rows, struct batch *b)
+static void run(int size, int32_t max_seqs, int32_t max_rows, bool overlap, struct batch *b)
 {
-    struct test_job job = {.settings = {.model = demo, .compute = PHX_F32, .n_threads = 1},
-                           .needs = {.max_seqs = max_seqs, .max_rows = max_rows, .max_length = 256},
-                           .lead = lead,
-                           .user = b};
+    struct test_job job = {
+        .settings = {.model = demo, .compute = PHX_F32, .n_threads = 1, .overlap = overlap},
+        .needs = {.max_seqs = max_seqs, .max_rows = max_rows, .max_length = 256},
+        .lead = lead,
+        .user = b};
     assert_ok(test_job_run(size, &job));
 }
 
@@ -101,7 +102,7 @@ static void golden_continuations(void **state)
     assert_true(b.n >= 6);
     for (int t = 0; t < N_SIZES; t++) {
         int size = sizes[t];
-        run(size, 3, 20, &b);
+        run(size, 3, 20, false, &b);
         for (int p = 0; p < b.n; p++) {
             assert_int_equal(b.n_ids[p], n_expected[p]);
             for (int32_t k = 0; k < b.n_ids[p]; k++)
@@ -165,17 +166,17 @@ static void sampled_text_is_the_same(void **state)
     (void)state;
     struct batch first = {.n = 0};
     fill(&first);
-    run(1, MAX_TEXTS, 512, &first);
+    run(1, MAX_TEXTS, 512, false, &first);
     assert_true(memcmp(first.ids[6], first.ids[7], sizeof first.ids[6]) != 0);
     for (int32_t k = 0; k < first.n_ids[3]; k++) assert_int_not_equal(first.ids[3][k], 15);
     for (int t = 0; t < N_SIZES; t++) {
         int size = sizes[t];
         struct batch again = {.n = 0};
         fill(&again);
-        run(size, MAX_TEXTS, 512, &again);
+        run(size, MAX_TEXTS, 512, false, &again);
         for (int i = 0; i < MAX_TEXTS; i++) assert_same(&first, i, &again, i, "other ranks");
         fill(&again);
-        run(size, 3, 5, &again);
+        run(size, 3, 5, true, &again);
         for (int i = 0; i < MAX_TEXTS; i++) assert_same(&first, i, &again, i, "other steps");
     }
     for (int i = 0; i < MAX_TEXTS; i++) {
@@ -183,8 +184,31 @@ static void sampled_text_is_the_same(void **state)
         fill(&alone);
         alone.options[0] = alone.options[i];
         alone.n = 1;
-        run(sizes[i % N_SIZES], 1, 512, &alone);
+        run(sizes[i % N_SIZES], 1, 512, i % 2 == 1, &alone);
         assert_same(&first, i, &alone, 0, "alone");
+    }
+}
+
+/* A stop token that is seen only when further steps are under way ends its text and no other. */
+static void stop_token(void **state)
+{
+    (void)state;
+    enum { STOPS = 5, AT = 4 };
+    struct batch first = {.n = 0};
+    fill(&first);
+    run(2, MAX_TEXTS, 512, false, &first);
+    int32_t id = first.ids[STOPS][AT], n = 1;
+    while (first.ids[STOPS][n - 1] != id) n++;
+    for (int overlap = 0; overlap < 2; overlap++) {
+        struct batch again = {.n = 0};
+        fill(&again);
+        again.options[STOPS].stop_ids[0] = id;
+        again.options[STOPS].n_stop_ids = 1;
+        run(2, 3, 20, overlap, &again);
+        assert_int_equal(again.n_ids[STOPS], n);
+        again.n_ids[STOPS] = first.n_ids[STOPS];
+        memcpy(again.ids[STOPS] + n, first.ids[STOPS] + n, sizeof again.ids[0] - (size_t)n * 4);
+        for (int i = 0; i < MAX_TEXTS; i++) assert_same(&first, i, &again, i, "stopped");
     }
 }
 
@@ -193,6 +217,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(golden_continuations),
         cmocka_unit_test(sampled_text_is_the_same),
+        cmocka_unit_test(stop_token),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -88,7 +88,7 @@ static void test_trap(void **state)
     expect_trap("PMIX_RANK=0", 1, PHX_OK, "");
     expect_trap("OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_RANK=0", 4, PHX_OK, "");
     expect_trap("OMPI_COMM_WORLD_SIZE=1 OMPI_COMM_WORLD_RANK=0", 1, PHX_OK, "");
-    expect_trap("PMI_SIZE=2 PMI_RANK=1", 1, PHX_PEER, "");
+    expect_trap("PMI_SIZE=2 PMI_RANK=1", 1, PHX_USAGE, "");
     expect_trap("PMI_SIZE=2 PMI_RANK=0", 1, PHX_USAGE,
                 "mpirun started 2 processes (PMI_SIZE), but for MPI each of them is rank 0 of 1: "
                 "this program was built with another MPI (Open MPI v4.1.4) than this mpirun "

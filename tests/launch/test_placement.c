@@ -241,7 +241,7 @@ static void test_this_machine(void **state)
 {
     (void)state;
     struct phx_topology *t = NULL;
-    assert_int_equal(phx_topology_create(&t), PHX_OK);
+    assert_int_equal(phx_topology_create(NULL, 0, &t), PHX_OK);
     assert_true(t->n_processors >= 1);
     assert_int_equal(t->processors[0].core, 0);
     int n_bound = 0;

@@ -99,11 +99,14 @@ static enum phx_status lead(struct phx_run *run, void *user)
 static void a_step_allocates_nothing(void **state)
 {
     (void)state;
-    for (int size = 1; size <= 3; size++) {
-        struct test_job job = {
-            .settings = {.model = PHX_MODELS "/demo", .compute = PHX_F32, .n_threads = 2},
-            .needs = {.max_seqs = 3, .max_rows = 24, .max_length = 130},
-            .lead = lead};
+    for (int i = 0; i < 6; i++) {
+        int size = 1 + i / 2;
+        struct test_job job = {.settings = {.model = PHX_MODELS "/demo",
+                                            .compute = PHX_F32,
+                                            .n_threads = 2,
+                                            .overlap = i % 2 == 1},
+                               .needs = {.max_seqs = 3, .max_rows = 24, .max_length = 130},
+                               .lead = lead};
         atomic_store(&n_allocations, 0);
         assert_ok(test_job_run(size, &job));
         assert_int_equal(atomic_load(&n_allocations), 0);

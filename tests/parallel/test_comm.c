@@ -14,7 +14,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/base/random.h"
-#include "parallel/comm.h"
+#include "parallel/comm_impl.h"
 #include "parallel/world_threads.h"
 #include "tests/parallel/rank_check.h"
 
@@ -534,10 +534,87 @@ static enum phx_status need_nccl(struct phx_world *world, void *user)
     struct bench bench;
     struct setting setting = {.kind = PHX_COMM_NCCL};
     enum phx_status status = bench_open(&bench, world, &setting);
-    RANK_CHECK(status == PHX_UNSUPPORTED && strstr(phx_fail_sentence(), "NCCL") != NULL);
-    RANK_CHECK(bench.comm == NULL);
+    RANK_CHECK(status == PHX_UNSUPPORTED && bench.comm == NULL); /* and all ranks were told */
     bench_close(&bench, status);
     return PHX_OK;
+}
+
+/* A rank that fails alone in one of the phases of phx_comm_create(). */
+struct planted {
+    bool in_create;
+    int rank;
+    enum phx_status seen[MAX_SIZE];
+};
+
+static _Thread_local const struct planted *planted;
+
+static enum phx_status fail_if_planted(int rank, bool in_create)
+{
+    if (planted->in_create != in_create || planted->rank != rank) return PHX_OK;
+    return phx_fail(PHX_DEVICE, "not an error, a test of failing alone");
+}
+
+static enum phx_status create_or_fail(struct phx_world *world, struct phx_device *device,
+                                      const struct phx_comm_options *options, struct phx_comm **out)
+{
+    PHX_TRY(fail_if_planted(world->rank, true));
+    return phx_comm_host.create(world, device, options, out);
+}
+
+static enum phx_status connect_or_fail(struct phx_comm *comm)
+{
+    PHX_TRY(phx_comm_host.connect(comm));
+    return fail_if_planted(comm->world->rank, false);
+}
+
+static enum phx_status fail_alone(struct phx_world *world, void *user)
+{
+    struct planted *p = user;
+    struct phx_comm_ops ops = phx_comm_host;
+    struct phx_comm *comm = NULL;
+    struct phx_device *device;
+    const struct phx_comm_options options = {.kind = PHX_COMM_HOST, .max_reduce_bytes = 1000};
+    planted = p;
+    ops.create = create_or_fail;
+    ops.connect = connect_or_fail;
+    PHX_TRY(phx_device_create(&(struct phx_device_options){.kind = PHX_DEVICE_CPU, .n_threads = 1},
+                              &device));
+    p->seen[world->rank] = phx_comm_create_as(&ops, world, device, &options, &comm);
+    RANK_CHECK(comm == NULL && phx_fail_sentence()[0] == '\0');
+    phx_device_destroy(device);
+    return PHX_OK;
+}
+
+static void test_ranks_fail_together(void **state)
+{
+    (void)state;
+    for (int ranks_per_node = 2; ranks_per_node <= 3; ranks_per_node++)
+        for (int in_create = 0; in_create < 2; in_create++)
+            for (int rank = 0; rank < 3; rank++) {
+                struct planted p = {in_create, rank, {0}};
+                expect_ok(phx_world_threads_run_on_nodes(3, ranks_per_node, fail_alone, &p));
+                for (int r = 0; r < 3; r++)
+                    assert_int_equal(p.seen[r], r == rank ? PHX_DEVICE : PHX_PEER);
+            }
+}
+
+/* A rank's share of the vocabulary may be smaller than another's. */
+static enum phx_status give_unequally(struct phx_world *world, void *user)
+{
+    static const struct gather gather = {PHX_F32, 7, {64, 0, 33}, 10};
+    struct setting setting = {PHX_COMM_HOST, 0, false, 100 + 500 * (size_t)(2 - world->rank)};
+    struct bench bench;
+    (void)user;
+    enum phx_status status = bench_open(&bench, world, &setting);
+    if (status == PHX_OK) status = gather_rounds(world, &bench, (void *)&gather);
+    bench_close(&bench, status);
+    return status;
+}
+
+static void test_unequal_limits(void **state)
+{
+    (void)state;
+    expect_ok(phx_world_threads_run(3, give_unequally, NULL));
 }
 
 /* Without a GPU, or in a build without NCCL. */
@@ -562,6 +639,8 @@ int main(void)
         cmocka_unit_test(test_gather),
         cmocka_unit_test(test_counters),
         cmocka_unit_test(test_no_wait_outlives_its_peers),
+        cmocka_unit_test(test_ranks_fail_together),
+        cmocka_unit_test(test_unequal_limits),
         cmocka_unit_test(test_no_nccl_on_the_cpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

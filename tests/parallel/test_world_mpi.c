@@ -1,6 +1,8 @@
 /* The world over MPI, and sums through its shared memory. Run under mpirun:
  *     test_world_mpi [ranks per pretended machine]
- *     test_world_mpi abort | leave     rank 1 ends the job while the others wait */
+ *     test_world_mpi abort | leave     rank 1 ends the job while the others wait
+ *     test_world_mpi share             rank 1 alone gets no shared memory: nobody waits for it */
+#include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -111,6 +113,34 @@ static enum phx_status body_all(struct phx_world *world, int ranks_per_node)
     return PHX_OK;
 }
 
+static bool share_fails;
+
+/* MPI's profiling interface: this one is called instead. */
+int MPI_Win_allocate_shared(MPI_Aint size, int unit, MPI_Info info, MPI_Comm comm, void *out,
+                            MPI_Win *win)
+{
+    int code = PMPI_Win_allocate_shared(size, unit, info, comm, out, win);
+    return share_fails ? MPI_ERR_NO_MEM : code;
+}
+
+static enum phx_status body_share_fails(struct phx_world *world)
+{
+    struct phx_device_options device_options = {.kind = PHX_DEVICE_CPU, .n_threads = 1};
+    struct phx_comm_options options = {.kind = PHX_COMM_HOST, .max_reduce_bytes = 1000};
+    struct phx_device *device;
+    struct phx_comm *comm = NULL;
+    PHX_TRY(phx_device_create(&device_options, &device));
+    share_fails = world->rank == 1;
+    enum phx_status status = phx_comm_create(world, device, &options, &comm);
+    share_fails = false;
+    RANK_CHECK(status == PHX_OUT_OF_MEMORY && comm == NULL);
+    PHX_TRY(phx_comm_create(world, device, &options, &comm)); /* this time they all do */
+    phx_comm_finish(comm);
+    phx_comm_destroy(comm);
+    phx_device_destroy(device);
+    return PHX_OK;
+}
+
 static enum phx_status body_disaster(struct phx_world *world, bool abort)
 {
     char record[8];
@@ -131,6 +161,8 @@ int main(int argc, char **argv)
     if (status == PHX_OK) {
         if (strcmp(mode, "abort") == 0 || strcmp(mode, "leave") == 0)
             status = body_disaster(world, mode[0] == 'a');
+        else if (strcmp(mode, "share") == 0)
+            status = body_share_fails(world);
         else
             status = body_all(world, ranks_per_node);
     }

@@ -113,8 +113,8 @@ static void check_schedule(const struct bench *b, const struct phx_schedule *s)
         const struct phx_scheduled *e = &s->entries[i];
         assert_in_range(e->n_rows, 1, b->limits.max_rows);
         assert_in_range(e->n_outputs, 0, e->n_rows);
-        int32_t end = e->request->n_computed + e->n_rows;
-        assert_true(end <= e->request->n_ids);
+        int32_t end = e->position + e->n_rows;
+        assert_true(end <= e->request->n_planned);
         assert_true(phx_kv_cache_slot_blocks(cache, e->request->slot) >= phx_kv_blocks_for(end));
         for (int32_t j = 0; j < i; j++)
             assert_true(s->entries[j].request->slot != e->request->slot);
@@ -126,42 +126,61 @@ static void check_schedule(const struct bench *b, const struct phx_schedule *s)
     assert_true(rows <= b->limits.max_rows && outputs <= b->limits.max_outputs);
 }
 
-/* A follower that only reads the records must know every slot's pages. */
-static void check_record(const struct bench *b, const struct phx_schedule *s, int32_t *table,
-                         int32_t max_blocks)
+/* What a follower holds that only reads the records. */
+struct follower {
+    int32_t *table;    /* [max_seqs][max_blocks] */
+    int32_t *last_ids; /* [max_seqs] the newest token of each slot */
+    int32_t max_blocks;
+};
+
+/* Run the record: every slot's pages must be known, every row must be its text's token. What the
+ * step draws goes to `ids`. */
+static void follow(const struct bench *b, const struct phx_schedule *s, struct follower *f,
+                   int32_t *ids)
 {
     const struct phx_kv_cache *cache = phx_scheduler_cache(b->scheduler);
     size_t capacity = phx_step_record_capacity(&b->limits);
     void *buffer = malloc(capacity);
     struct phx_step_record written, read;
-    phx_step_record_write(s, cache, 7, 9, buffer, &written);
+    phx_step_record_write(s, cache, &(struct phx_record_head){.number = 7}, buffer, &written);
     assert_true(written.bytes <= capacity);
     phx_step_record_read(buffer, written.bytes, &read);
     for (int32_t i = 0; i < read.head->n_blocks; i++)
-        table[read.blocks[i].slot * max_blocks + read.blocks[i].block] = read.blocks[i].page;
+        f->table[read.blocks[i].slot * f->max_blocks + read.blocks[i].block] = read.blocks[i].page;
     assert_int_equal(read.head->n_rows, s->n_rows);
     int32_t row = 0;
     for (int32_t i = 0; i < read.head->n_seqs; i++) {
         const struct phx_record_seq *q = &read.seqs[i];
-        const struct phx_request *r = s->entries[i].request;
         for (int32_t block = 0; block < phx_kv_blocks_for(q->position + q->n_rows); block++)
-            assert_int_equal(table[q->slot * max_blocks + block],
+            assert_int_equal(f->table[q->slot * f->max_blocks + block],
                              phx_kv_cache_page(cache, q->slot, block));
-        for (int32_t k = 0; k < q->n_rows; k++, row++)
-            if (read.ids[row] >= 0) assert_int_equal(read.ids[row], r->ids[q->position + k]);
+        for (int32_t k = 0; k < q->n_rows; k++, row++) {
+            int32_t position = q->position + k, id = read.ids[row];
+            if (id < 0) {
+                assert_int_equal(id, -1 - q->slot);
+                id = f->last_ids[q->slot];
+            }
+            assert_int_equal(id, position < q->n_prompt ? position : token_at(position));
+        }
+    }
+    for (int32_t m = 0; m < read.head->n_outputs; m++) {
+        ids[m] = token_at(read.outputs[m].position);
+        if (read.outputs[m].slot >= 0) f->last_ids[read.outputs[m].slot] = ids[m];
     }
     free(buffer);
 }
 
-static void run_random(uint64_t seed, struct phx_scheduler_limits limits)
+static void run_random(uint64_t seed, struct phx_scheduler_limits limits, int n_ahead)
 {
     struct bench b = {.limits = limits, .random = seed};
-    int32_t max_blocks = phx_kv_blocks_for(limits.max_length);
-    int32_t *table = malloc((size_t)(limits.max_seqs * max_blocks) * sizeof *table);
-    int32_t *ids = malloc((size_t)limits.max_outputs * sizeof *ids);
-    float *logprobs = calloc((size_t)limits.max_outputs, sizeof *logprobs);
+    struct follower f = {.max_blocks = phx_kv_blocks_for(limits.max_length)};
+    size_t outputs = (size_t)limits.max_outputs;
+    f.table = malloc((size_t)(limits.max_seqs * f.max_blocks) * sizeof *f.table);
+    f.last_ids = calloc((size_t)limits.max_seqs, sizeof *f.last_ids);
+    int32_t *ids = malloc(PHX_MAX_AHEAD * outputs * sizeof *ids);
+    float *logprobs = calloc(outputs, sizeof *logprobs);
     assert_ok(phx_scheduler_create(&limits, &b.scheduler));
-    int idle = 0;
+    int idle = 0, n_begun = 0, n_complete = 0;
     for (int step = 0; idle < 3; step++) {
         assert_true(step < 100000);
         if (b.n < MAX_REQUESTS && draw(&b, 3) == 0) submit_random(&b);
@@ -169,24 +188,26 @@ static void run_random(uint64_t seed, struct phx_scheduler_limits limits)
             struct phx_request *r = b.tracks[draw(&b, b.n)].request;
             phx_request_cancel(r, PHX_FINISH_CANCELLED);
         }
-        const struct phx_schedule *s = phx_scheduler_next(b.scheduler);
-        check_pages(&b);
-        if (s->n == 0) {
-            assert_int_equal(phx_scheduler_running(b.scheduler), 0);
-            assert_int_equal(phx_scheduler_waiting(b.scheduler), 0);
-            idle += b.n == MAX_REQUESTS;
-            continue;
+        bool begun = false;
+        if (n_begun - n_complete < n_ahead) {
+            const struct phx_schedule *s = phx_scheduler_next(b.scheduler);
+            check_pages(&b);
+            begun = s->n > 0;
+            if (begun) {
+                check_schedule(&b, s);
+                follow(&b, s, &f, ids + (size_t)(n_begun++ % PHX_MAX_AHEAD) * outputs);
+            } else if (n_begun == n_complete) {
+                assert_int_equal(phx_scheduler_running(b.scheduler), 0);
+                assert_int_equal(phx_scheduler_waiting(b.scheduler), 0);
+                idle += b.n == MAX_REQUESTS;
+            }
         }
-        check_schedule(&b, s);
-        check_record(&b, s, table, max_blocks);
-        int32_t at = 0;
-        for (int32_t i = 0; i < s->n; i++) {
-            const struct phx_scheduled *e = &s->entries[i];
-            int32_t end = e->request->n_computed + e->n_rows;
-            for (int32_t k = e->n_outputs; k > 0; k--) ids[at++] = token_at(end - k + 1);
+        if (n_begun > n_complete && (!begun || draw(&b, 2) == 0)) {
+            const int32_t *drawn = ids + (size_t)(n_complete++ % PHX_MAX_AHEAD) * outputs;
+            phx_scheduler_complete(b.scheduler,
+                                   &(struct phx_step_results){drawn, logprobs, NULL, 0});
+            check_pages(&b);
         }
-        phx_scheduler_complete(b.scheduler, s, &(struct phx_step_results){ids, logprobs, NULL, 0});
-        check_pages(&b);
     }
     for (int i = 0; i < b.n; i++) {
         const struct track *t = &b.tracks[i];
@@ -209,7 +230,8 @@ static void run_random(uint64_t seed, struct phx_scheduler_limits limits)
     }
     assert_int_equal(phx_kv_cache_free_pages(phx_scheduler_cache(b.scheduler)), limits.n_pages);
     phx_scheduler_destroy(b.scheduler);
-    free(table);
+    free(f.table);
+    free(f.last_ids);
     free(ids);
     free(logprobs);
 }
@@ -217,12 +239,14 @@ static void run_random(uint64_t seed, struct phx_scheduler_limits limits)
 static void random_loads(void **state)
 {
     (void)state;
-    for (uint64_t seed = 1; seed <= 60; seed++) {
-        run_random(seed, (struct phx_scheduler_limits){4, 32, 8, 300, 40});  /* room for all */
-        run_random(seed, (struct phx_scheduler_limits){6, 50, 6, 300, 7});   /* pages run out */
-        run_random(seed, (struct phx_scheduler_limits){1, 1, 1, 130, 3});    /* one row a step */
-        run_random(seed, (struct phx_scheduler_limits){9, 700, 64, 200, 5}); /* whole prompts */
-    }
+    for (uint64_t seed = 1; seed <= 60; seed++)
+        for (int ahead = 1; ahead <= PHX_MAX_AHEAD; ahead++) {
+            run_random(seed, (struct phx_scheduler_limits){4, 32, 8, 300, 40}, ahead);
+            /* pages run out; one row a step; whole prompts */
+            run_random(seed, (struct phx_scheduler_limits){6, 50, 6, 300, 7}, ahead);
+            run_random(seed, (struct phx_scheduler_limits){1, 1, 1, 130, 3}, ahead);
+            run_random(seed, (struct phx_scheduler_limits){9, 700, 64, 200, 5}, ahead);
+        }
 }
 
 static struct phx_request *request_of(int32_t n_prompt, int32_t max_new)
@@ -237,11 +261,11 @@ static struct phx_request *request_of(int32_t n_prompt, int32_t max_new)
     return r;
 }
 
-static void complete(struct phx_scheduler *s, const struct phx_schedule *schedule)
+static void complete(struct phx_scheduler *s)
 {
     int32_t ids[64] = {0};
     float logprobs[64] = {0};
-    phx_scheduler_complete(s, schedule, &(struct phx_step_results){ids, logprobs, NULL, 0});
+    phx_scheduler_complete(s, &(struct phx_step_results){ids, logprobs, NULL, 0});
 }
 
 /* A long prompt is read in pieces while another request goes on decoding in every step. */
@@ -252,14 +276,15 @@ static void decoding_goes_on(void **state)
     assert_ok(phx_scheduler_create(&(struct phx_scheduler_limits){2, 16, 2, 600, 32}, &s));
     struct phx_request *short_one = request_of(3, 200), *long_one = request_of(500, 1);
     assert_ok(phx_scheduler_submit(s, short_one));
-    complete(s, phx_scheduler_next(s));
+    phx_scheduler_next(s);
+    complete(s);
     assert_ok(phx_scheduler_submit(s, long_one));
     while (long_one->finish == PHX_FINISH_NONE) {
         int32_t before = short_one->n_ids;
         const struct phx_schedule *schedule = phx_scheduler_next(s);
         assert_int_equal(schedule->n, 2);
         assert_ptr_equal(schedule->entries[0].request, short_one);
-        complete(s, schedule);
+        complete(s);
         assert_int_equal(short_one->n_ids, before + 1);
     }
     phx_scheduler_destroy(s);
@@ -322,7 +347,8 @@ static void draw_kinds(void **state)
         assert_ok(phx_scheduler_submit(s, r));
         void *buffer = malloc(phx_step_record_capacity(&limits));
         struct phx_step_record record;
-        phx_step_record_write(phx_scheduler_next(s), phx_scheduler_cache(s), 0, 0, buffer, &record);
+        phx_step_record_write(phx_scheduler_next(s), phx_scheduler_cache(s),
+                              &(struct phx_record_head){0}, buffer, &record);
         assert_int_equal(record.head->draw, cases[i].draw);
         if (cases[i].draw == PHX_DRAW_CANDIDATES)
             assert_int_equal(record.head->n_candidates, cases[i].n_candidates);

@@ -15,7 +15,8 @@ struct test_job {
     void *user;
 };
 
-/// On the CPU, with `n_threads` of the settings (0 counts as 1).
+/// On the settings' device: the CPU, with `n_threads` (0 counts as 1), or the GPUs that there are,
+/// rank by rank, shared if need be.
 enum phx_status test_job_run(int size, const struct test_job *job);
 
 /// Step until there is nothing left to do.

@@ -25,8 +25,8 @@ double op_tolerance(enum phx_dtype dtype)
     }
 }
 
-void op_case_run(struct phx_device *device, const struct op_table *table, size_t index,
-                 double least_tolerance, int n_timed, struct op_result *result)
+static void run_case(struct phx_device *device, const struct op_table *table, size_t index,
+                     bool recorded, double least_tolerance, int n_timed, struct op_result *result)
 {
     struct phx_device_info info;
     struct op_case description = {0};
@@ -46,6 +46,19 @@ void op_case_run(struct phx_device *device, const struct op_table *table, size_t
         .max_head_dim = 256,
     };
     op_run_open(&run, device, &limits, 0x5eed + index, result);
+    run.recorded = recorded;
     table->run(&run, index, fmax(description.tolerance, least_tolerance), n_timed);
     op_run_close(&run);
+}
+
+void op_case_run(struct phx_device *device, const struct op_table *table, size_t index,
+                 double least_tolerance, int n_timed, struct op_result *result)
+{
+    run_case(device, table, index, false, least_tolerance, n_timed, result);
+}
+
+void op_case_run_recorded(struct phx_device *device, const struct op_table *table, size_t index,
+                          struct op_result *result)
+{
+    run_case(device, table, index, true, 0, 0, result);
 }

@@ -41,6 +41,10 @@ extern const size_t n_op_tables;
 void op_case_run(struct phx_device *device, const struct op_table *table, size_t index,
                  double least_tolerance, int n_timed, struct op_result *result);
 
+/// The same of a recorded run (op_run.h), on a device that has graphs.
+void op_case_run_recorded(struct phx_device *device, const struct op_table *table, size_t index,
+                          struct op_result *result);
+
 /// Tolerance of an op that computes in f32 and rounds its result to `dtype` once.
 double op_tolerance(enum phx_dtype dtype);
 

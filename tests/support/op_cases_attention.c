@@ -83,6 +83,17 @@ static const struct append_case {
     {8, 4, 30, 10, true, true, PHX_F32, OP_HOLES, 0, {{300, 300}, {64, 1}, {40, 2}}},
     {12, 3, 32, 32, false, false, PHX_F16, OP_SUBSET, 5, {{200, 100}, {65, 3}, {64, 1}}},
     {10, 2, 256, 256, true, true, PHX_F32, OP_ALL, 0, {{66, 17}, {128, 2}}},
+    {8,
+     2,
+     64,
+     64,
+     true,
+     true,
+     PHX_BF16,
+     OP_ALL,
+     0,
+     {{130, 1}, {OP_PADDING, 1}, {64, 1}, {OP_PADDING, 1}, {OP_PADDING, 1}}},
+    {5, 1, 24, 24, false, false, PHX_F32, OP_SUBSET, 0, {{OP_PADDING, 1}, {70, 1}}},
 };
 
 static enum phx_status launch_rope_append(struct phx_stream *stream, const void *args)
@@ -147,6 +158,7 @@ static void append_run(struct op_run *run, size_t index, double tolerance, int n
     struct operand *v = op_random(run, c->kv, page_rows, d, 0, 0, 1);
 
     for (int64_t row = 0; row < n; row++) {
+        if (step.seq_slot[step.row_seq[row]] < 0) continue; /* padding stays as it is */
         double *q = qkv->values + row * width;
         const double *cs = cos_sin->values + row * cos_sin->view.cols;
         for (int64_t h = 0; h < c->hq; h++)
@@ -155,9 +167,8 @@ static void append_run(struct op_run *run, size_t index, double tolerance, int n
         for (int64_t h = 0; h < c->hk; h++)
             ref_rope_head(d, own_k + h * d, c->k_norm ? k_norm->values : NULL, epsilon, c->rotated,
                           cs);
-        bool padding = step.seq_slot[step.row_seq[row]] < 0;
-        if (!padding) append_expected(c, &step, (int32_t)row, own_k, own_v, k->values, v->values);
-        for (int64_t i = padding ? 0 : c->hq * d; i < width; i++) q[i] = NAN;
+        append_expected(c, &step, (int32_t)row, own_k, own_v, k->values, v->values);
+        for (int64_t i = c->hq * d; i < width; i++) q[i] = NAN;
     }
 
     struct phx_rope_append args = {.qkv = qkv->view,
@@ -172,6 +183,8 @@ static void append_run(struct op_run *run, size_t index, double tolerance, int n
     op_compare(run, "q", qkv, qkv->values, tolerance);
     op_compare(run, "k pages", k, k->values, op_tolerance(c->kv));
     op_compare(run, "v pages", v, v->values, op_tolerance(c->kv));
+    for (int64_t row = 0; row < n; row++)
+        if (step.seq_slot[step.row_seq[row]] < 0) op_row_unchanged(run, "qkv", qkv, row);
     op_unchanged(run, "cos_sin", cos_sin);
     op_launch_timed(run, launch_rope_append, &args, n_timed);
     op_step_close(&step);
@@ -269,6 +282,19 @@ static const struct attention_case {
     {10, 2, 128, PHX_F16, 70, 0, true, OP_ALL, 8, false, {{400, 200}, {33, 33}}},
     {12, 4, 128, PHX_BF16, 0, 0, true, OP_SUBSET, 0, false, {{400, 100}, {65, 3}, {0, 2}}},
     {3, 1, 128, PHX_BF16, 0, 0, false, OP_ALL, 8, false, {{700, 300}}},
+    {8,
+     2,
+     128,
+     PHX_BF16,
+     0,
+     0,
+     true,
+     OP_ALL,
+     0,
+     false,
+     {{700, 1}, {OP_PADDING, 1}, {130, 1}, {OP_PADDING, 1}, {OP_PADDING, 1}}},
+    {5, 1, 24, PHX_F32, 40, 0, true, OP_SUBSET, 5, false, {{OP_PADDING, 1}, {70, 1}}},
+    {6, 3, 64, PHX_F16, 0, 0, true, OP_ALL, 0, false, {{OP_PADDING, 1}, {OP_PADDING, 1}}},
     {32, 8, 128, PHX_F32, 0, 0, false, OP_ALL, 0, true, {{4096, 1}}},
     {32, 8, 128, PHX_BF16, 0, 0, false, OP_ALL, 0, true, {{4096, 1}}},
     {32, 8, 64, PHX_BF16, 0, 0, false, OP_ALL, 0, true, {{512, 512}}},
@@ -326,6 +352,7 @@ static struct operand *random_pages(struct op_run *run, const struct attention_c
     double *values = op_alloc(rows * c->d, sizeof *values);
     for (int64_t i = 0; i < rows * c->d; i++) values[i] = NAN;
     for (int32_t seq = 0; seq < step->n_seqs; seq++) {
+        if (step->seq_slot[seq] < 0) continue;
         for (int32_t i = 0; i < step->seq_length[seq]; i++) {
             if (op_step_key_page(step, seq, i) < 0) continue;
             for (int32_t h = 0; h < c->hk; h++) {
@@ -424,6 +451,11 @@ static void attention_run(struct op_run *run, size_t index, double tolerance, in
         op_compare(run, "lse", lse, expected_lse, tolerance);
     else
         op_unchanged(run, "lse", lse);
+    for (int32_t row = 0; row < step.n_rows; row++) {
+        if (step.seq_slot[step.row_seq[row]] >= 0) continue;
+        op_row_unchanged(run, "out", out, row);
+        op_row_unchanged(run, "lse", lse, row);
+    }
     op_unchanged(run, "q", q);
     op_unchanged(run, "k pages", k);
     op_unchanged(run, "v pages", v);

@@ -247,6 +247,24 @@ static struct drawn drawn_open(struct op_run *run, const struct sample_case *c)
                           op_output(run, PHX_I32, c->m, 1, 0)};
 }
 
+/* Padding draws nothing: its rows, and slots that no row has, stay as they are. */
+static void check_padding(struct op_run *run, const struct sample_case *c, const struct rows *r,
+                          const struct drawn *drawn)
+{
+    bool *has_row = op_alloc(c->m, sizeof *has_row);
+    for (int32_t m = 0; m < c->m; m++) {
+        if (r->slots[m] >= 0) {
+            has_row[r->slots[m]] = true;
+            continue;
+        }
+        op_row_unchanged(run, "ids", drawn->ids, m);
+        op_row_unchanged(run, "logprobs", drawn->logprobs, m);
+    }
+    for (int32_t slot = 0; slot < c->m; slot++)
+        if (!has_row[slot]) op_row_unchanged(run, "last_ids", drawn->last_ids, slot);
+    free(has_row);
+}
+
 /* A token may differ where the rule's decision was within rounding; such rows are rare. */
 static void check_drawn(struct op_run *run, const struct sample_case *c, const struct rows *r,
                         const struct drawn *drawn)
@@ -272,6 +290,7 @@ static void check_drawn(struct op_run *run, const struct sample_case *c, const s
     }
     if (close > 1) op_fail(run, "%d rows differ within rounding", close);
     op_compare(run, "logprobs", drawn->logprobs, logprobs, 1e-5);
+    check_padding(run, c, r, drawn);
     free(got);
     free(last);
     free(logprobs);

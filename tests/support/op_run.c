@@ -312,6 +312,17 @@ void op_unchanged(struct op_run *run, const char *what, const struct operand *o)
     free(now);
 }
 
+void op_row_unchanged(struct op_run *run, const char *what, const struct operand *o, int64_t row)
+{
+    const size_t bytes = phx_dtype_bytes(o->view.dtype, o->view.cols);
+    unsigned char *now = op_alloc((int64_t)bytes, 1);
+    must(phx_tensor_download(run->stream, phx_tensor_rows(o->view, row, 1), now));
+    must(phx_stream_synchronize(run->stream));
+    if (memcmp(now, image_row(o, row), bytes) != 0)
+        op_fail(run, "row %ld of %s was written to", (long)row, what);
+    free(now);
+}
+
 /* Everything around and between the rows. */
 static void check_guards(struct op_run *run, int index)
 {
@@ -347,8 +358,92 @@ void op_run_close(struct op_run *run)
 
 /* ---- launching ---- */
 
+/* Of all operands one behind the other, each aligned. */
+static size_t aligned_bytes(const struct operand *o)
+{
+    return (phx_buffer_bytes(o->buffer) + 15) & ~(size_t)15;
+}
+
+static size_t all_bytes(const struct op_run *run)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < run->n_operands; i++) bytes += aligned_bytes(&run->operands[i]);
+    return bytes;
+}
+
+static void save(struct op_run *run, unsigned char *to)
+{
+    for (int i = 0; i < run->n_operands; i++) {
+        const struct phx_buffer *buffer = run->operands[i].buffer;
+        const size_t bytes = phx_buffer_bytes(buffer);
+        must(phx_buffer_download(run->stream, buffer, 0, bytes, to, bytes, bytes, 1));
+        to += aligned_bytes(&run->operands[i]);
+    }
+    must(phx_stream_synchronize(run->stream));
+}
+
+static void restore(struct op_run *run, const unsigned char *from)
+{
+    for (int i = 0; i < run->n_operands; i++) {
+        struct phx_buffer *buffer = run->operands[i].buffer;
+        const size_t bytes = phx_buffer_bytes(buffer);
+        must(phx_buffer_upload(run->stream, buffer, 0, bytes, from, bytes, bytes, 1));
+        from += aligned_bytes(&run->operands[i]);
+    }
+}
+
+/* Minus half of every float: other numbers of the same kind. */
+static void change(const struct op_run *run, unsigned char *all)
+{
+    for (int i = 0; i < run->n_operands; i++) {
+        const struct operand *o = &run->operands[i];
+        const struct phx_tensor *view = &o->view;
+        for (int64_t r = 0; phx_dtype_traits(view->dtype)->is_float && r < view->rows; r++) {
+            unsigned char *row = all + ((unsigned char *)image_row(o, r) - o->image);
+            for (int64_t c = 0; c < view->cols; c++)
+                put(view->dtype, row, c, -0.5 * get(view->dtype, row, c));
+        }
+        all += aligned_bytes(o);
+    }
+}
+
+static void launch_recorded(struct op_run *run, op_launch *launch, const void *args)
+{
+    enum { REPLAYS = 4 };
+    const size_t bytes = all_bytes(run);
+    unsigned char *all = op_alloc(5, bytes), *got = all + 4 * bytes;
+    unsigned char *inputs[2] = {all, all + bytes},
+                  *expected[2] = {all + 2 * bytes, all + 3 * bytes};
+    struct phx_graph *graph;
+    save(run, inputs[0]);
+    memcpy(inputs[1], inputs[0], bytes);
+    change(run, inputs[1]);
+    for (int i = 0; i < 2; i++) {
+        restore(run, inputs[i]);
+        must(launch(run->stream, args));
+        save(run, expected[i]);
+    }
+    must(phx_graph_begin(run->stream));
+    must(launch(run->stream, args));
+    must(phx_graph_end(run->stream, &graph));
+    for (int replay = REPLAYS - 1; replay >= 0; replay--) { /* the last one on what there was */
+        restore(run, inputs[replay % 2]);
+        must(phx_graph_launch(graph, run->stream));
+        save(run, got);
+        if (memcmp(got, expected[replay % 2], bytes) != 0)
+            op_fail(run, "a graph, replayed on %s inputs, gives other bits than the launch",
+                    replay % 2 == 0 ? "its own" : "other");
+    }
+    phx_graph_destroy(graph);
+    free(all);
+}
+
 void op_launch_once(struct op_run *run, op_launch *launch, const void *args)
 {
+    if (run->recorded) {
+        launch_recorded(run, launch, args);
+        return;
+    }
     must(launch(run->stream, args));
     must(phx_stream_synchronize(run->stream));
 }
@@ -358,6 +453,7 @@ void op_launch_timed(struct op_run *run, op_launch *launch, const void *args, in
     struct phx_event *begin, *end;
     float ms;
     if (n == 0) return;
+    PHX_ASSERT(!run->recorded);
     must(phx_event_create(run->device, &begin));
     must(phx_event_create(run->device, &end));
     op_launch_once(run, launch, args);

@@ -36,6 +36,7 @@ struct op_run {
     struct operand operands[32];
     struct phx_weight *weight;
     struct op_result *result;
+    bool recorded; ///< op_launch_once replays a graph
 };
 
 void op_run_open(struct op_run *run, struct phx_device *device, const struct phx_limits *limits,
@@ -78,8 +79,13 @@ void op_compare(struct op_run *run, const char *what, const struct operand *oper
                 const double *expected, double tolerance);
 /// The operand's content, gaps included, is still what was uploaded.
 void op_unchanged(struct op_run *run, const char *what, const struct operand *operand);
+/// The same of a row alone, without the gap.
+void op_row_unchanged(struct op_run *run, const char *what, const struct operand *operand,
+                      int64_t row);
 
-/// A launch of an op, and of as many more as are to be timed once its result has been compared.
+/// A launch of an op, and of as many more as are to be timed once its result has been compared. A
+/// recorded run launches it, records it and replays the graph, on the operands as they are and with
+/// other numbers in those of a float type: bit by bit what the launch itself gives.
 typedef enum phx_status op_launch(struct phx_stream *stream, const void *args);
 void op_launch_once(struct op_run *run, op_launch *launch, const void *args);
 void op_launch_timed(struct op_run *run, op_launch *launch, const void *args, int n);

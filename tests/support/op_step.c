@@ -31,8 +31,8 @@ int32_t op_step_key_page(const struct op_step *s, int32_t seq, int32_t i)
 static void add_rows(struct op_step *s, int32_t seq, int32_t rows)
 {
     const int32_t length = s->seq_length[seq];
-    int32_t last = length > 0 ? op_step_key_position(s, seq, length - 1) : rows - 1;
-    if (s->seq_slot[seq] < 0) last = rows - 1;
+    const bool empty = length == 0 || s->seq_slot[seq] < 0;
+    int32_t last = empty ? rows - 1 : op_step_key_position(s, seq, length - 1);
     for (int32_t r = 0; r < rows; r++) {
         PHX_ASSERT(s->n_rows < (int32_t)(sizeof s->positions / sizeof *s->positions));
         s->positions[s->n_rows] = last - (rows - 1) + r;
@@ -82,7 +82,7 @@ void op_step_open(struct op_run *run, const struct op_seq *seqs, enum op_where w
     for (int32_t seq = 0; seq < s->n_seqs; seq++) {
         bool padding = seqs[seq].length == OP_PADDING;
         s->seq_slot[seq] = padding ? -1 : slots[seq];
-        s->seq_length[seq] = padding ? 0 : seqs[seq].length;
+        s->seq_length[seq] = padding ? JUNK : seqs[seq].length;
     }
     free(slots);
     fill_tables(run, where, s);

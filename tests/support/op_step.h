@@ -12,7 +12,7 @@
 enum { OP_STEP_SEQS = 40 };
 
 /// `rows` of the step belong to the sequence, which has `length` keys after it. Length OP_PADDING:
-/// a padding sequence. A list of these ends with rows 0.
+/// a padding sequence, whose length in the layout is junk. A list of these ends with rows 0.
 struct op_seq {
     int32_t length, rows;
 };

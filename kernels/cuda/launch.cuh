@@ -1,0 +1,85 @@
+/// \file launch.cuh
+/// How every kernel of this backend is launched, and what every one of them does first.
+///
+/// From sm_90 on a kernel starts while its predecessor in the stream still runs (programmatic
+/// dependent launch). So every thread of every kernel calls wait_for_predecessor() before it reads
+/// or writes anything that others write or read: inputs, outputs, scratch. Threads with nothing to
+/// do call it too: the end of a kernel says that all before it have ended only because it waited.
+///
+/// Before the wait: arithmetic on arguments, and prefetch(), which brings weights into the L2
+/// cache, where nothing is ever stale. Never a load: its value could be an old one. And never
+/// __ldg() or `const __restrict__` for what other kernels write, not even after the wait: such
+/// loads may be moved before it, and their cache does not follow writes.
+///
+/// Neighbours that are not ours: copies, memsets, cuBLASLt's kernels and NCCL's plain ones are
+/// launched in the ordinary way, and start when all before them is complete; NCCL's kernels for
+/// symmetric memory start early and wait as ours do. A kernel of ours after any of them starts when
+/// its blocks have ended, or let it, and waits for the rest. A recorded graph keeps all of this.
+#ifndef PHX_KERNELS_CUDA_LAUNCH_CUH
+#define PHX_KERNELS_CUDA_LAUNCH_CUH
+
+#include "kernels/cuda/cuda.h"
+
+struct launch_shape {
+    dim3 grid;
+    unsigned threads;
+    size_t shared_bytes = 0;
+};
+
+template <typename... Parameters, typename... Arguments>
+static enum phx_status launch(struct phx_stream *stream, const char *name,
+                              const struct launch_shape &shape, void (*kernel)(Parameters...),
+                              const Arguments &...arguments)
+{
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = shape.grid;
+    config.blockDim = dim3(shape.threads);
+    config.dynamicSmemBytes = shape.shared_bytes;
+    config.stream = phx_cuda_stream_native(stream);
+    config.attrs = &early;
+    config.numAttrs = phx_cuda_device(stream)->starts_early ? 1 : 0;
+    return phx_cuda_status(cudaLaunchKernelEx(&config, kernel, arguments...), name);
+}
+
+#ifdef PHX_CUDA_PLANTED_DELAY
+/// Of a test's build: some warps come late, so that what a successor does too early shows.
+__device__ inline void come_late()
+{
+    const uint32_t warp = threadIdx.x / 32 + 64 * (blockIdx.x + 997 * (blockIdx.y + blockIdx.z));
+    const uint32_t draw = phx_mix32((uint32_t)clock64() + 0x9e3779b1u * warp);
+    const long long cycles = draw % 2 * (draw / 2 % 100000), begin = clock64();
+    while (clock64() - begin < cycles) __nanosleep(500);
+}
+#else
+__device__ inline void come_late()
+{
+}
+#endif
+
+/// Until the predecessor is complete and its writes are visible; then the successor may start,
+/// whose own wait ends when this kernel does.
+__device__ inline void wait_for_predecessor()
+{
+#ifdef PHX_CUDA_PLANTED_NO_WAIT
+    constexpr bool waits = false; /* of a test's build, which must fail */
+#else
+    constexpr bool waits = true;
+#endif
+#if __CUDA_ARCH__ >= 900
+    if (waits) cudaGridDependencySynchronize();
+    cudaTriggerProgrammaticLaunchCompletion();
+#else
+    (void)waits;
+#endif
+    come_late();
+}
+
+__device__ inline void prefetch(const void *from)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(from)));
+}
+
+#endif

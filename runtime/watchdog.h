@@ -1,0 +1,48 @@
+/// \file watchdog.h
+/// Ends a job whose step gets nowhere, with a sentence that names who holds it up and where.
+///
+/// Each rank has one: a thread that wakes ten times a second, shows the other ranks of the machine
+/// where this one is, and counts for how long each of them has not moved. A rank is watched from
+/// phx_watchdog_enter() to phx_watchdog_leave(): while it launches a step or waits for one. Outside
+/// (between requests, while a reader is slow to take the text, waiting for rank 0's next record)
+/// nothing is due, and a rank that is stopped there holds nobody up. To move is to begin a
+/// collective, to enter or to leave; the longest way is, on a CPU, the MLP of a layer with all rows
+/// of a step.
+///
+/// Time is counted in wake-ups, so that a job that was stopped as a whole (Ctrl-Z, a suspended
+/// machine) goes on where it was. A process whose watchdog does not wake is told from one that runs
+/// but whose device, or step, is stuck.
+///
+/// The end: the first rank of a machine that notices writes the sentence; the watchdogs of all its
+/// ranks abort their communicators and end their processes with _exit(1), within half a second of
+/// the time-out (a few seconds where an abort hangs); the launcher ends those that cannot. Deaths
+/// are not waited for here: mpirun notices them at once.
+#ifndef PHX_RUNTIME_WATCHDOG_H
+#define PHX_RUNTIME_WATCHDOG_H
+
+#include "parallel/comm.h"
+#include "parallel/world.h"
+#include "runtime/config.h"
+
+struct phx_watchdog;
+
+/// All outlive it.
+struct phx_watchdog_parts {
+    struct phx_world *world;
+    struct phx_comm *comm;
+    const struct phx_config *config;
+    int timeout_s; ///< > 0, the same on all ranks
+};
+
+/// Collective over the node.
+enum phx_status phx_watchdog_create(const struct phx_watchdog_parts *parts,
+                                    struct phx_watchdog **out);
+/// Before phx_comm_finish().
+void phx_watchdog_destroy(struct phx_watchdog *watchdog);
+
+/// Around what launches a step or waits for one: from the first to the last moment of a wait, not
+/// between looks. Not nested, always from the same thread; a store each. NULL: nothing happens.
+void phx_watchdog_enter(struct phx_watchdog *watchdog);
+void phx_watchdog_leave(struct phx_watchdog *watchdog);
+
+#endif

@@ -1,0 +1,121 @@
+#include "runtime/weights_check.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/base/check.h"
+#include "runtime/weight_walk.h"
+
+enum { NAMES_SHOWN = 3, NAMES_BYTES = 400 };
+
+/* The first few of a list of names, and how many there are. */
+struct name_list {
+    size_t count;
+    char shown[NAMES_BYTES - 80];
+};
+
+static void list_name(struct name_list *list, const char *name)
+{
+    size_t used = strlen(list->shown);
+    if (list->count++ < NAMES_SHOWN)
+        snprintf(list->shown + used, sizeof list->shown - used, "%s%.96s", used ? ", " : "", name);
+}
+
+/* "; 4 missing (a, b, c, ...)", or nothing. */
+static const char *list_text(const struct name_list *list, const char *what, char text[NAMES_BYTES])
+{
+    *text = '\0';
+    if (list->count > 0) {
+        snprintf(text, NAMES_BYTES, "; %zu %s (%s%s)", list->count, what, list->shown,
+                 list->count > NAMES_SHOWN ? ", ..." : "");
+    }
+    return text;
+}
+
+/* True if `name` is the row's name in one of the layers. */
+static bool row_has_name(const struct phx_weight_row *row, int32_t n_layers, const char *name)
+{
+    const char *mark = strstr(row->name, "%d");
+    if (!mark) return strcmp(row->name, name) == 0;
+    size_t prefix = (size_t)(mark - row->name);
+    if (strncmp(row->name, name, prefix) != 0) return false;
+    char expected[PHX_WEIGHT_NAME_BYTES];
+    long layer = strtol(name + prefix, NULL, 10);
+    if (layer < 0 || layer >= n_layers) return false;
+    phx_weight_row_name(row, (int32_t)layer, expected);
+    return strcmp(expected, name) == 0;
+}
+
+/* Old files carry the rotary frequencies, which we compute; a tied lm_head is the embedding. */
+static bool is_expected(const struct phx_config *config, const char *name)
+{
+    static const char computed[] = "rotary_emb.inv_freq";
+    size_t length = strlen(name), suffix = sizeof computed - 1, n_rows;
+    if (length >= suffix && strcmp(name + length - suffix, computed) == 0) return true;
+    const struct phx_weight_row *rows = phx_weight_rows(config, &n_rows);
+    for (size_t i = 0; i < n_rows; i++) {
+        if (!row_has_name(&rows[i], config->n_layers, name)) continue;
+        return phx_weight_row_wanted(&rows[i], config) || rows[i].slot == PHX_SLOT_LM_HEAD;
+    }
+    return false;
+}
+
+static enum phx_status check_names(struct phx_weight_walk walk)
+{
+    struct name_list missing = {0}, unexpected = {0};
+    struct phx_weight_place place;
+    while (phx_weight_walk_next(&walk, &place)) {
+        for (int i = 0; i < place.n_parts; i++) {
+            if (place.parts[i].tensor) continue;
+            char name[PHX_WEIGHT_NAME_BYTES];
+            phx_weight_row_name(place.parts[i].row, place.layer, name);
+            list_name(&missing, name);
+        }
+    }
+    for (size_t i = 0; i < phx_checkpoint_count(walk.checkpoint); i++) {
+        const char *name = phx_checkpoint_at(walk.checkpoint, i)->name;
+        if (!is_expected(walk.config, name)) list_name(&unexpected, name);
+    }
+    if (missing.count == 0 && unexpected.count == 0) return PHX_OK;
+    char text[2][NAMES_BYTES];
+    return phx_fail(
+        PHX_BAD_DATA, "the tensors of %s are not those of its config.json (%s, %d layers)%s%s",
+        phx_checkpoint_path(walk.checkpoint), walk.config->model_type, walk.config->n_layers,
+        list_text(&missing, "missing", text[0]), list_text(&unexpected, "unexpected", text[1]));
+}
+
+static enum phx_status check_tensor(const struct phx_weight_place *place,
+                                    const struct phx_weight_part *part)
+{
+    const struct phx_file_tensor *tensor = part->tensor;
+    if (!phx_file_tensor_is_float(tensor)) {
+        return phx_fail(PHX_BAD_DATA,
+                        "%s: tensor %s has type %s; a weight must be F32, F16 or BF16",
+                        tensor->file, tensor->name, tensor->dtype_name);
+    }
+    struct phx_file_tensor expected = {.n_dims = 2, .shape = {part->full_rows, part->full_cols}};
+    if (place->is_vector)
+        expected = (struct phx_file_tensor){.n_dims = 1, .shape = {part->full_cols}};
+    if (tensor->n_dims == expected.n_dims &&
+        memcmp(tensor->shape, expected.shape, sizeof expected.shape) == 0)
+        return PHX_OK;
+    char found_text[PHX_SHAPE_TEXT_BYTES], expected_text[PHX_SHAPE_TEXT_BYTES];
+    return phx_fail(PHX_BAD_DATA,
+                    "%s: tensor %s has the shape %s, but by config.json it must be %s",
+                    tensor->file, tensor->name, phx_file_tensor_shape_text(tensor, found_text),
+                    phx_file_tensor_shape_text(&expected, expected_text));
+}
+
+enum phx_status phx_weights_check(const struct phx_config *config,
+                                  const struct phx_shard_plan *plan,
+                                  const struct phx_checkpoint *checkpoint)
+{
+    struct phx_weight_walk walk = phx_weight_walk_start(config, plan, checkpoint);
+    struct phx_weight_place place;
+    PHX_TRY(check_names(walk));
+    while (phx_weight_walk_next(&walk, &place)) {
+        for (int i = 0; i < place.n_parts; i++) PHX_TRY(check_tensor(&place, &place.parts[i]));
+    }
+    return PHX_OK;
+}

@@ -1,0 +1,82 @@
+/* Linked into a program `phalanx` of the tests, in place of some calls: a rank that stalls.
+ *
+ *   PHX_TEST_STALL="RANK WAY PLACE N"
+ *
+ * In that rank the Nth call (from 0) of PLACE does not go on: WAY is hang (the thread waits for
+ * ever), nap (it waits for a second), stop (the process stops, as by SIGSTOP) or kill. PLACE is
+ * start (a collective call while the run is set up), announce (rank 0, a step's record), embed,
+ * attention, mlp or candidates. On a GPU the device then lacks what this call would have given it.
+ * "stalling: MS" on stderr says when, in ms since 1970. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kernels/base/check.h"
+#include "kernels/ops.h"
+#include "parallel/comm.h"
+#include "parallel/world.h"
+
+enum place { START, ANNOUNCE, EMBED, ATTENTION, MLP, CANDIDATES, N_PLACES };
+static const char *const place_names[] = {"start",     "announce", "embed",
+                                          "attention", "mlp",      "candidates"};
+
+static void stall(const char *way)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    fprintf(stderr, "stalling: %lld\n", (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000);
+    if (!strcmp(way, "kill")) raise(SIGKILL);
+    if (!strcmp(way, "stop")) raise(SIGSTOP);
+    if (!strcmp(way, "nap")) sleep(1);
+    while (!strcmp(way, "hang")) pause();
+}
+
+static void pass(enum place place)
+{
+    static int n_calls[N_PLACES];
+    const char *order = getenv("PHX_TEST_STALL"), *own = getenv("OMPI_COMM_WORLD_RANK");
+    char way[8], where[16];
+    int rank, n;
+    if (order == NULL || own == NULL) return;
+    PHX_ASSERT(sscanf(order, "%d %7s %15s %d", &rank, way, where, &n) == 4);
+    if (n_calls[place]++ == n && atoi(own) == rank && !strcmp(where, place_names[place]))
+        stall(way);
+}
+
+enum phx_status __real_phx_comm_buffer(struct phx_comm *comm, size_t bytes,
+                                       struct phx_buffer **out);
+enum phx_status __wrap_phx_comm_buffer(struct phx_comm *comm, size_t bytes,
+                                       struct phx_buffer **out);
+enum phx_status __wrap_phx_comm_buffer(struct phx_comm *comm, size_t bytes, struct phx_buffer **out)
+{
+    pass(START);
+    return __real_phx_comm_buffer(comm, bytes, out);
+}
+
+enum phx_status __real_phx_world_send_record(struct phx_world *world, const void *record,
+                                             size_t bytes);
+enum phx_status __wrap_phx_world_send_record(struct phx_world *world, const void *record,
+                                             size_t bytes);
+enum phx_status __wrap_phx_world_send_record(struct phx_world *world, const void *record,
+                                             size_t bytes)
+{
+    pass(ANNOUNCE);
+    return __real_phx_world_send_record(world, record, bytes);
+}
+
+#define WRAP_OP(op, place)                                                                         \
+    enum phx_status __real_phx_op_##op(struct phx_stream *stream, const struct phx_##op *args);    \
+    enum phx_status __wrap_phx_op_##op(struct phx_stream *stream, const struct phx_##op *args);    \
+    enum phx_status __wrap_phx_op_##op(struct phx_stream *stream, const struct phx_##op *args)     \
+    {                                                                                              \
+        pass(place);                                                                               \
+        return __real_phx_op_##op(stream, args);                                                   \
+    }
+
+WRAP_OP(embed, EMBED)
+WRAP_OP(attention, ATTENTION)
+WRAP_OP(gate_up, MLP)
+WRAP_OP(sample_candidates, CANDIDATES)
