@@ -22,6 +22,9 @@ if [[ " ${arguments[*]} " == *" cuda "* ]] && [ "$gpus" -lt "$ranks" ]; then
     echo "skipped: there are fewer than $ranks GPUs"
     exit 77
 fi
+# On a GPU the others have given it all of the step and cannot tell whether it is through.
+vague=
+[[ " ${arguments[*]} " != *" cuda "* ]] || vague='s/missing in or past/missing in/'
 timeout_s=3
 grace_ms=5000
 passed=0
@@ -70,11 +73,12 @@ await_end() {
 # ends NAME "RANK WAY PLACE N" SENTENCE MIN_MS MAX_MS: the job fails so long after the stall, with
 # the watchdog's sentence told once; SENTENCE none: with no word of it.
 ends() {
-    local told expected=1
+    local told sentence expected=1
     name=$1
     start "$2" "$timeout_s"
     await_stall
     await_end "${stalled:-0}"
+    sentence=$(sed "$vague" <<<"$3")
     told=$(grep -c -- '--watchdog-timeout' "$tmp/err")
     [ "$3" != none ] || expected=0
     if [ -z "$stalled" ]; then
@@ -87,7 +91,7 @@ ends() {
         fail "it took $took_ms ms"
     elif [ "$told" -ne "$expected" ]; then
         fail "$told sentences"
-    elif [ "$expected" -eq 1 ] && ! grep -qF -- "$3" "$tmp/err"; then
+    elif [ "$expected" -eq 1 ] && ! sed "$vague" "$tmp/err" | grep -qF -- "$sentence"; then
         fail "not this sentence: $3"
     else
         pass
