@@ -119,7 +119,8 @@ struct phx_backend {
 };
 
 const struct phx_backend *phx_backend_cpu(void);
-/// Of cuda/, or of cuda_absent.c, which has but a `count` that says that this build has none.
+/// Of cuda/, or of cuda_absent.c, whose `count` says that this build has none, and which else only
+/// knows the sizes of cuda/sizes.h.
 const struct phx_backend *phx_backend_cuda(void);
 
 #ifdef __cplusplus

@@ -1,4 +1,5 @@
 #include "kernels/backend.h"
+#include "kernels/cuda/sizes.h"
 
 static int count(const char **reason)
 {
@@ -8,6 +9,10 @@ static int count(const char **reason)
 
 const struct phx_backend *phx_backend_cuda(void)
 {
-    static const struct phx_backend backend = {.name = "cuda", .count = count};
+    static const struct phx_backend backend = {.name = "cuda",
+                                               .count = count,
+                                               .stream_scratch_bytes =
+                                                   phx_cuda_stream_scratch_bytes,
+                                               .weight_bytes = phx_cuda_weight_bytes};
     return &backend;
 }

@@ -1,5 +1,7 @@
 #include "kernels/device.h"
 
+#include <stdlib.h>
+
 #include "kernels/backend.h"
 #include "kernels/base/check.h"
 
@@ -243,4 +245,36 @@ enum phx_status phx_graph_launch(struct phx_graph *graph, struct phx_stream *str
 void phx_graph_destroy(struct phx_graph *graph)
 {
     if (graph != NULL) graph->device->backend->graph_destroy(graph);
+}
+
+/* ---- on paper ---- */
+
+struct paper_device {
+    struct phx_device base;
+    struct phx_backend backend;
+};
+
+static void tear_up(struct phx_device *device)
+{
+    free(device);
+}
+
+static void read_paper(const struct phx_device *device, struct phx_device_info *out)
+{
+    *out = device->info;
+}
+
+enum phx_status phx_device_on_paper(const struct phx_device_info *info, struct phx_device **out)
+{
+    const struct phx_backend *backend = backend_of(info->kind);
+    struct paper_device *paper = calloc(1, sizeof *paper);
+    if (paper == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a device");
+    paper->backend = (struct phx_backend){.name = backend->name,
+                                          .device_destroy = tear_up,
+                                          .device_info = read_paper,
+                                          .stream_scratch_bytes = backend->stream_scratch_bytes,
+                                          .weight_bytes = backend->weight_bytes};
+    paper->base = (struct phx_device){&paper->backend, *info};
+    *out = &paper->base;
+    return PHX_OK;
 }

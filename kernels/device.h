@@ -50,6 +50,7 @@ struct phx_device_info {
     enum phx_dtype activation; ///< type of the tensors between products
     enum phx_dtype kv_default; ///< type of the KV cache unless the user chooses
     bool has_graphs;           ///< phx_graph_* work
+    int n_units;               ///< that compute side by side: threads, a GPU's multiprocessors
 };
 
 /// The largest sizes that steps on a stream will use; a backend sizes its scratch from them, so
@@ -91,6 +92,11 @@ enum phx_status phx_device_link(enum phx_device_kind kind, int from, int to,
 enum phx_status phx_device_create(const struct phx_device_options *options,
                                   struct phx_device **out);
 void phx_device_destroy(struct phx_device *device);
+/// A device that is not there, to plan for: of `info` count kind, name, the memory, activation,
+/// kv_default and n_units. It answers phx_device_info(), phx_stream_scratch_bytes() and
+/// phx_weight_bytes() as a real one would, also for a kind that this build has no backend of, and
+/// can do nothing else.
+enum phx_status phx_device_on_paper(const struct phx_device_info *info, struct phx_device **out);
 void phx_device_info(const struct phx_device *device, struct phx_device_info *out);
 
 /// A stream with the scratch for `limits`, which is counted in memory plans.
@@ -152,8 +158,9 @@ enum phx_status phx_event_elapsed_ms(const struct phx_event *from, const struct 
 /// recording them, since libraries set up on first use what may take long. PHX_UNSUPPORTED without
 /// has_graphs.
 enum phx_status phx_graph_begin(struct phx_stream *stream);
-/// Also to be called when something failed since phx_graph_begin; it may then fail too. The graph
-/// uses this stream's scratch: it is launched on this stream only, and destroyed before it.
+/// With `out` NULL, after a failure since phx_graph_begin: what was recorded is dropped, PHX_OK.
+/// The graph uses this stream's scratch: it is launched on this stream only, and destroyed before
+/// it.
 enum phx_status phx_graph_end(struct phx_stream *stream, struct phx_graph **out);
 enum phx_status phx_graph_launch(struct phx_graph *graph, struct phx_stream *stream);
 void phx_graph_destroy(struct phx_graph *graph);

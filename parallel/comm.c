@@ -2,7 +2,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "kernels/base/check.h"
 #include "kernels/ops.h"
@@ -97,30 +96,11 @@ static bool has_no_gaps(struct phx_tensor tensor)
     return tensor.stride == tensor.cols || tensor.rows <= 1;
 }
 
-static size_t bytes_of(struct phx_tensor tensor)
-{
-    return phx_dtype_bytes(tensor.dtype, tensor.rows * tensor.cols);
-}
-
 /* Where this rank is, for whom waits for it. */
 static void begin(struct phx_comm *comm)
 {
     if (comm->ops->position == NULL)
         __atomic_store_n(&comm->host_position, comm->host_position + 1, __ATOMIC_RELAXED);
-}
-
-static double start_s(const struct phx_comm *comm)
-{
-    struct timespec now = {0};
-    if (comm->ops->blocking) clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-static void count_reduce(struct phx_comm *comm, struct phx_tensor x, double since_s)
-{
-    comm->counters.n_reduces++;
-    comm->counters.reduce_bytes += (int64_t)bytes_of(x);
-    comm->counters.seconds += start_s(comm) - since_s;
 }
 
 enum phx_status phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *stream,
@@ -130,10 +110,7 @@ enum phx_status phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *st
     PHX_ASSERT(phx_tensor_present(x) && is_float(x) && has_no_gaps(x));
     if (x.rows == 0 || x.cols == 0) return PHX_OK;
     begin(comm);
-    double since_s = start_s(comm);
-    PHX_TRY(comm->ops->all_reduce(comm, stream, x));
-    count_reduce(comm, x, since_s);
-    return PHX_OK;
+    return comm->ops->all_reduce(comm, stream, x);
 }
 
 enum phx_status phx_comm_sum_then_norm(struct phx_comm *comm, struct phx_stream *stream,
@@ -160,11 +137,8 @@ enum phx_status phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *s
                args->residual.cols == partial.cols);
     if (partial.rows == 0) return PHX_OK;
     begin(comm);
-    double since_s = start_s(comm);
-    PHX_TRY(comm->ops->reduce_norm != NULL ? comm->ops->reduce_norm(comm, stream, args)
-                                           : phx_comm_sum_then_norm(comm, stream, args));
-    count_reduce(comm, partial, since_s);
-    return PHX_OK;
+    return comm->ops->reduce_norm != NULL ? comm->ops->reduce_norm(comm, stream, args)
+                                          : phx_comm_sum_then_norm(comm, stream, args);
 }
 
 enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *stream,
@@ -180,12 +154,7 @@ enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *s
     PHX_ASSERT(mine.cols == col_begin[rank + 1] - col_begin[rank]);
     if (all.rows == 0 || all.cols == 0) return PHX_OK;
     begin(comm);
-    double since_s = start_s(comm);
-    PHX_TRY(comm->ops->gather_cols(comm, stream, mine, col_begin, all));
-    comm->counters.n_gathers++;
-    comm->counters.gather_bytes += (int64_t)bytes_of(mine);
-    comm->counters.seconds += start_s(comm) - since_s;
-    return PHX_OK;
+    return comm->ops->gather_cols(comm, stream, mine, col_begin, all);
 }
 
 enum phx_status phx_comm_begin_step(struct phx_comm *comm, struct phx_stream *stream)
@@ -207,11 +176,6 @@ void phx_comm_position(const struct phx_comm *comm, struct phx_comm_position *ou
 void phx_comm_abort(struct phx_comm *comm)
 {
     if (comm->ops->abort != NULL) comm->ops->abort(comm);
-}
-
-void phx_comm_counters(const struct phx_comm *comm, struct phx_comm_counters *out)
-{
-    *out = comm->counters;
 }
 
 void phx_comm_finish(struct phx_comm *comm)

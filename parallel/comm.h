@@ -107,14 +107,6 @@ void phx_comm_position(const struct phx_comm *comm, struct phx_comm_position *ou
 /// process ends.
 void phx_comm_abort(struct phx_comm *comm);
 
-/// What was communicated since creation.
-struct phx_comm_counters {
-    int64_t n_reduces, n_gathers;
-    int64_t reduce_bytes, gather_bytes; ///< of this rank's tensors
-    double seconds; ///< host time inside the calls; 0 where they are asynchronous
-};
-void phx_comm_counters(const struct phx_comm *comm, struct phx_comm_counters *out);
-
 /// Collective: an orderly end. Graphs with recorded calls are gone by then: NCCL waits for that.
 void phx_comm_finish(struct phx_comm *comm);
 void phx_comm_destroy(struct phx_comm *comm);

@@ -11,7 +11,7 @@ extern "C" {
 
 struct phx_comm_ops {
     const char *name;
-    bool blocking; ///< the work is done when a call returns: its time is counted
+    bool blocking; ///< the work is done when a call returns: it cannot be recorded
     /// Local: whatever can fail on one rank alone, which then must not leave the others waiting in
     /// connect. max_gather_bytes is the largest of any rank.
     enum phx_status (*create)(struct phx_world *, struct phx_device *,
@@ -28,7 +28,8 @@ struct phx_comm_ops {
                                    const struct phx_reduce_norm *);
     enum phx_status (*gather_cols)(struct phx_comm *, struct phx_stream *, struct phx_tensor,
                                    const int64_t *, struct phx_tensor);
-    /// NULL, like `position`, where the device works inside the calls: comm.c counts these.
+    /// NULL, like `position`, where the device works inside the calls, or nobody waits for another:
+    /// comm.c counts the calls.
     enum phx_status (*begin_step)(struct phx_comm *, struct phx_stream *);
     struct phx_comm_position (*position)(const struct phx_comm *);
     void (*abort)(struct phx_comm *); ///< NULL: waits end with the world's abort
@@ -36,13 +37,12 @@ struct phx_comm_ops {
     void (*destroy)(struct phx_comm *);
 };
 
-/// The head of every communicator; its create fills what comes before the counters.
+/// The head of every communicator; its create fills what comes before the position.
 struct phx_comm {
     const struct phx_comm_ops *ops;
     struct phx_world *world;
     struct phx_device *device;
     struct phx_comm_options options;
-    struct phx_comm_counters counters;
     uint64_t host_position;      ///< n_steps << 32 | n_begun, atomic; without ops->position
     struct phx_buffer **buffers; ///< [n_buffers], those of phx_comm_buffer()
     int n_buffers;

@@ -47,7 +47,8 @@ struct phx_nccl_trial {
     struct phx_buffer *in_window; /* over the window's memory */
     struct phx_buffer *residual, *weight, *out;
     char **parts; /* [ranks] of all ranks, on the host */
-    char *sum, *got;
+    char *sum;
+    char *got;               /* of phx_host_alloc: any other download waits as long as the sum */
     float *floats;           /* [values] of the residual or the weight */
     enum phx_status verdict; /* of the sums looked at so far */
 };
@@ -83,9 +84,8 @@ static enum phx_status prepare(struct phx_nccl_trial *t)
     t->parts = allocate((size_t)size * sizeof *t->parts);
     for (int r = 0; r < size; r++) t->parts[r] = allocate(checked * value_bytes);
     t->sum = allocate(checked * value_bytes);
-    t->got = allocate(checked * sizeof(float));
     t->floats = allocate(checked * sizeof(float));
-    return PHX_OK;
+    return phx_host_alloc(device, checked * sizeof(float), (void **)&t->got);
 }
 
 enum phx_status phx_nccl_trial_open(struct phx_nccl_comm *c, struct phx_nccl_trial **out)
@@ -117,7 +117,7 @@ void phx_nccl_trial_close(struct phx_nccl_trial *t)
     for (int r = 0; r < size && t->parts != NULL; r++) free(t->parts[r]);
     free(t->parts);
     free(t->sum);
-    free(t->got);
+    if (t->got != NULL) phx_host_free(t->c->base.device, t->got);
     free(t->floats);
     free(t);
 }
@@ -168,18 +168,18 @@ static enum phx_status record(struct phx_nccl_trial *t, enum phx_allreduce way,
     for (int i = 0; i < n && status == PHX_OK; i++)
         status = norm ? phx_nccl_reduce_norm(t->c, way, t->stream, args)
                       : phx_nccl_reduce(t->c, way, t->stream, args->partial);
-    struct phx_graph *graph = NULL;
-    enum phx_status ended = phx_graph_end(t->stream, &graph);
-    if (status == PHX_OK) status = ended;
-    if (status == PHX_OK)
-        *out = graph;
-    else
-        phx_graph_destroy(graph);
+    if (status == PHX_OK) return phx_graph_end(t->stream, out);
+    phx_graph_end(t->stream, NULL); /* why it failed has been said */
     return status;
 }
 
+static void abort_fused(struct phx_nccl_trial *t)
+{
+    __atomic_store_n(&t->c->fused.host->abort, 1, __ATOMIC_RELAXED);
+}
+
 /* Until the stream has done all its work, for some time: if a fused sum is lost, there are others;
- * without NCCL there is nothing. */
+ * without NCCL there is nothing. Nothing before this may wait for the stream. */
 static enum phx_status wait(struct phx_nccl_trial *t, enum phx_allreduce way)
 {
     const int patience_s = way == PHX_ALLREDUCE_FUSED ? 5 : 30;
@@ -190,19 +190,21 @@ static enum phx_status wait(struct phx_nccl_trial *t, enum phx_allreduce way)
         cudaError_t error = cudaStreamQuery(phx_cuda_stream_native(t->stream));
         if (error != cudaErrorNotReady) return phx_cuda_status(error, "cudaStreamQuery");
         clock_gettime(CLOCK_MONOTONIC, &now);
-        if (now.tv_sec - since.tv_sec > patience_s)
-            return phx_fail(PHX_PEER, "the %s all-reduce has not come to an end within %d s",
-                            phx_nccl_way_names[way], patience_s);
+        if (now.tv_sec - since.tv_sec > patience_s) break;
         nanosleep(&moment, NULL);
     }
+    if (way == PHX_ALLREDUCE_FUSED) abort_fused(t); /* before its graph is destroyed */
+    return phx_fail(PHX_PEER, "the %s all-reduce has not come to an end within %d s",
+                    phx_nccl_way_names[way], patience_s);
 }
 
-/* After a failure: what still waits for other ranks is made to end. */
+/* After a failure: what still waits for other ranks is made to end. Graphs are gone by now:
+ * NCCL's abort waits for that. */
 static void end_waiting(struct phx_nccl_trial *t, enum phx_allreduce way)
 {
     if (cudaStreamQuery(phx_cuda_stream_native(t->stream)) != cudaErrorNotReady) return;
     if (way == PHX_ALLREDUCE_FUSED) {
-        __atomic_store_n(&t->c->fused.host->abort, 1, __ATOMIC_RELAXED);
+        abort_fused(t);
     } else {
         ncclCommAbort(t->c->native);
         t->c->native = NULL;

@@ -13,9 +13,8 @@
 struct flight {
     void *buffer; /* the record's */
     struct phx_step_record record;
-    const struct phx_schedule *schedule; /* rank 0 */
-    int32_t *ids;                        /* [max_outputs] on the host, once `done` */
-    float *logprobs;                     /* [max_outputs] */
+    int32_t *ids;    /* [max_outputs] on the host, once `done` */
+    float *logprobs; /* [max_outputs] */
     struct phx_event *done;
     double begun_s;
 };
@@ -252,9 +251,9 @@ static void count_step(struct phx_engine *e, const struct flight *f, int32_t n_n
     e->last_done_s = now();
     double seconds = e->last_done_s - start_s;
     int64_t prompt = 0;
-    for (int32_t i = 0; i < f->schedule->n; i++) {
-        const struct phx_scheduled *s = &f->schedule->entries[i];
-        if (s->position < s->request->options.n_prompt) prompt += s->n_rows;
+    for (int32_t i = 0; i < f->record.head->n_seqs; i++) {
+        const struct phx_record_seq *seq = &f->record.seqs[i];
+        if (seq->position < seq->n_prompt) prompt += seq->n_rows;
     }
     c->generated_tokens += n_new;
     if (prompt > 0) {
@@ -293,10 +292,10 @@ static enum phx_status begin_next(struct phx_engine *e, bool *out_begun)
 {
     struct flight *f = flight_of(e, e->n_begun);
     struct phx_record_head head = next_head(e);
-    f->schedule = phx_scheduler_next(e->scheduler);
-    *out_begun = f->schedule->n > 0;
-    if (f->schedule->n == 0) return PHX_OK;
-    phx_step_record_write(f->schedule, phx_scheduler_cache(e->scheduler), &head, f->buffer,
+    const struct phx_schedule *schedule = phx_scheduler_next(e->scheduler);
+    *out_begun = schedule->n > 0;
+    if (schedule->n == 0) return PHX_OK;
+    phx_step_record_write(schedule, phx_scheduler_cache(e->scheduler), &head, f->buffer,
                           &f->record);
     return begin(e, f);
 }

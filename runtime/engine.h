@@ -76,8 +76,7 @@ void phx_engine_counters(const struct phx_engine *engine, struct phx_engine_coun
 /// Collective: a hash of the bits of the last step's last row of logits, all ranks' parts in order.
 enum phx_status phx_engine_logits_hash(struct phx_engine *engine, uint64_t *out);
 
-/// A layer's cache on this rank, and the page of a position of a running request: for tests and the
-/// audit.
+/// A layer's cache on this rank: for tests and the audit.
 struct phx_kv_pages phx_engine_kv(const struct phx_engine *engine, int32_t layer);
 /// Every rank, before the first step: who looks on during the passes. Not with graphs.
 void phx_engine_set_taps(struct phx_engine *engine, const struct phx_forward_taps *taps);

@@ -153,6 +153,9 @@ static struct phx_scheduled fit(const struct phx_scheduler *s, struct phx_reques
     int32_t rows_left = s->limits.max_rows - s->schedule->n_rows;
     int32_t outputs_left = s->limits.max_outputs - s->schedule->n_outputs;
     if (r->cancelled) return e;
+    /* Its last token is known or being drawn: nobody will read that one's keys. */
+    bool drawn_all = r->ending != PHX_FINISH_NONE && r->n_planned > r->options.n_prompt;
+    if (drawn_all && !r->options.want_all_logits) return e;
     e.position = r->n_computed;
     e.n_rows = r->n_planned - r->n_computed;
     if (e.n_rows > rows_left) e.n_rows = rows_left;

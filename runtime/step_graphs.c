@@ -14,8 +14,7 @@ struct recorded {
 
 struct phx_step_graphs {
     struct phx_forward *forward;
-    int32_t max_seqs;
-    bool enabled;
+    int32_t max_seqs; /* 0: nothing is recorded */
     int64_t n_replayed;
     struct recorded steps[]; /* [max_seqs][KINDS] */
 };
@@ -24,11 +23,10 @@ enum phx_status phx_step_graphs_create(struct phx_forward *forward, int32_t max_
                                        struct phx_step_graphs **out)
 {
     struct phx_step_graphs *g =
-        calloc(1, sizeof *g + (size_t)max_seqs * KINDS * sizeof g->steps[0]);
+        calloc(1, sizeof *g + (size_t)(enabled ? max_seqs : 0) * KINDS * sizeof g->steps[0]);
     if (g == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the steps' graphs");
     g->forward = forward;
-    g->max_seqs = max_seqs;
-    g->enabled = enabled;
+    g->max_seqs = enabled ? max_seqs : 0;
     *out = g;
     return PHX_OK;
 }
@@ -50,7 +48,7 @@ static int draw_kind(const struct phx_step *step)
 /* NULL: a step that is not recorded. Logits for the host are rare, and their gathering large. */
 static struct recorded *find(struct phx_step_graphs *g, const struct phx_step *step)
 {
-    if (!g->enabled || !step->decodes || step->gather_logits) return NULL;
+    if (g->max_seqs == 0 || !step->decodes || step->gather_logits) return NULL;
     PHX_ASSERT(step->layout.n_rows <= g->max_seqs);
     return &g->steps[(step->layout.n_rows - 1) * KINDS + 2 * draw_kind(step) + step->adjust];
 }
@@ -59,9 +57,10 @@ static enum phx_status record(struct phx_step_graphs *g, struct phx_stream *stre
                               const struct phx_step *step, struct recorded *r)
 {
     PHX_TRY(phx_graph_begin(stream));
-    enum phx_status run = phx_forward_run(g->forward, stream, step, &r->result);
-    enum phx_status end = phx_graph_end(stream, &r->graph);
-    return run != PHX_OK ? run : end;
+    enum phx_status status = phx_forward_run(g->forward, stream, step, &r->result);
+    if (status == PHX_OK) return phx_graph_end(stream, &r->graph);
+    phx_graph_end(stream, NULL); /* why it failed has been said */
+    return status;
 }
 
 enum phx_status phx_step_graphs_run(struct phx_step_graphs *graphs, struct phx_stream *stream,

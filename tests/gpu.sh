@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What must hold on a GPU: builds with CUDA, runs every test labelled gpu, then the op and device
-# tests under compute-sanitizer. Prints a summary, which also goes to bench/results/.
+# tests under compute-sanitizer. Whatever hangs is ended and named, and the rest goes on. Prints a
+# summary, which also goes to bench/results/.
 #
 #   tests/gpu.sh [BUILD_FOLDER]        default: build/gpu
 #
@@ -12,6 +13,7 @@ build=${1:-build/gpu}
 results=${PHX_RESULTS:-bench/results}
 log=$build/gpu-tests.log
 failed=0
+limit_s=900 # of a program; a test of ctest has its own, which is less
 
 mkdir -p "$build" "$results"
 cmake -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPHX_CUDA=ON >"$build/configure.log" 2>&1 ||
@@ -21,29 +23,47 @@ cmake --build "$build" --target ${PHX_GPU_TARGETS:-all} >"$build/build.log" 2>&1
     { tail -50 "$build/build.log"; exit 1; }
 
 step() { # NAME COMMAND...: one line of the summary
-    local name=$1 start=$SECONDS verdict=ok
+    local name=$1 start=$SECONDS verdict=ok code
     shift
+    echo "begins       $name"
     echo "== $name: $*" >>"$log"
-    "$@" >>"$log" 2>&1 || { verdict="FAILED ($?)"; failed=1; }
+    "$@" >>"$log" 2>&1
+    code=$?
+    case $code in
+        0) ;;
+        77) verdict=skipped ;;
+        *) verdict="FAILED ($code)" failed=1 ;;
+    esac
     printf '%-12s %-44s %5d s\n' "$verdict" "$name" $((SECONDS - start)) | tee -a "$summary"
+}
+
+run_test() { # NAME: one test of ctest, which ends it at its TIMEOUT; 77 if it is skipped
+    local output=$build/gpu-test.log
+    timeout -k 10 "$limit_s" ctest --test-dir "$build" -R "^$1\$" --output-on-failure \
+        --no-tests=error | tee "$output" || return
+    ! grep -q '\*\*\*Skipped' "$output" || return 77
 }
 
 sanitize() { # TOOL PROGRAM
     local options=(--tool "$1" --error-exitcode 9)
     # A test asks for more memory than there is, and is told so.
     [ "$1" != memcheck ] || options+=(--report-api-errors no)
-    compute-sanitizer "${options[@]}" "$2"
+    timeout -k 10 "$limit_s" compute-sanitizer "${options[@]}" "$2"
 }
 
 sanitize_ops() { # TOOL: the ops side by side
     local test=$build/tests/kernels/test_ops_cuda
     "$test" --ops | xargs -P 8 -I{} env PHX_TEST_ONCE=1 PHX_TEST_OP={} \
-        compute-sanitizer --tool "$1" --error-exitcode 9 "$test"
+        timeout -k 10 "$limit_s" compute-sanitizer --tool "$1" --error-exitcode 9 "$test"
 }
 
 summary=$(mktemp)
 : >"$log"
-step "tests labelled gpu" ctest --test-dir "$build" -L gpu --output-on-failure --no-tests=error
+tests=$(ctest --test-dir "$build" -N -L gpu | sed -n 's/^ *Test *#[0-9]*: //p')
+[ -n "$tests" ] || { echo "no test is labelled gpu"; exit 1; }
+for test in $tests; do
+    step "$test" run_test "$test"
+done
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
         step "$tool, test_device_cuda" sanitize $tool "$build/tests/kernels/test_device_cuda"
@@ -70,6 +90,7 @@ git diff --quiet HEAD 2>/dev/null || [ -n "${PHX_COMMIT:-}" ] || commit+=", with
     echo '```'
 } >"$results/gpu-tests.md"
 rm -f "$summary"
-wrong='ERROR|FAILED|========= (Error|Invalid|Race|Uninit)|case [0-9]+'
+wrong='ERROR|FAILED|\*\*\*(Failed|Timeout|Exception|Not Run)|has not come to an end'
+wrong+='|========= (Error|Invalid|Race|Uninit)|case [0-9]+'
 [ $failed -eq 0 ] || grep -nE "$wrong" "$log" | head -60
 exit $failed

@@ -64,6 +64,7 @@ enum phx_status phx_cpu_device_create(const struct phx_device_options *options,
         .activation = PHX_F32,
         .kv_default = PHX_F32,
         .has_graphs = false,
+        .n_units = options->n_threads,
     };
     snprintf(device->base.info.name, sizeof device->base.info.name, "CPU, %d thread%s, %s",
              options->n_threads, options->n_threads == 1 ? "" : "s", phx_isa_name(isa));
@@ -264,11 +265,11 @@ static size_t thread_bytes(const struct phx_limits *limits)
     return round_up(bytes, SCRATCH_ALIGNMENT);
 }
 
-size_t phx_cpu_stream_scratch_bytes(const struct phx_device *base, const struct phx_limits *limits)
+size_t phx_cpu_stream_scratch_bytes(const struct phx_device *device,
+                                    const struct phx_limits *limits)
 {
-    int n_threads = phx_pool_size(((const struct phx_cpu_device *)base)->pool);
     size_t shared = max_size(phx_cpu_ops_shared_bytes(limits), phx_cpu_linear_shared_bytes(limits));
-    return (size_t)n_threads * thread_bytes(limits) + shared;
+    return (size_t)device->info.n_units * thread_bytes(limits) + shared;
 }
 
 enum phx_status phx_cpu_stream_create(struct phx_device *device, const struct phx_limits *limits,
@@ -361,6 +362,7 @@ enum phx_status phx_cpu_graph_begin(struct phx_stream *stream)
 enum phx_status phx_cpu_graph_end(struct phx_stream *stream, struct phx_graph **out)
 {
     (void)stream;
+    if (out == NULL) return PHX_OK;
     *out = NULL;
     return no_graphs();
 }

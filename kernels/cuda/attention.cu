@@ -15,7 +15,6 @@ enum {
     MAX_HEAD_DIM = 256,
     MAX_GRID_Z = 65535,
     MERGE_THREADS = 128,
-    WORKERS_PER_SM = 4,
     SHARED_BYTES = 96 << 10, /* of a block, on the GPUs that have least */
 };
 
@@ -268,23 +267,6 @@ static enum phx_status run(struct phx_stream *stream, const attention_args &a, e
     return run_divided<KV, PAIRS, 4>(stream, a);
 }
 
-/* Workers for each KV head: so many that all of them fill the GPU. */
-static int32_t workers(const struct phx_device *device, int32_t n_kv_heads)
-{
-    const int32_t blocks = ((const struct phx_cuda_device *)device)->n_sms * WORKERS_PER_SM;
-    return blocks / n_kv_heads > 1 ? blocks / n_kv_heads : 1;
-}
-
-#ifndef PHX_TAPPED
-/* For one KV head, which has the most workers. */
-extern "C" size_t phx_cuda_attention_bytes(const struct phx_device *device,
-                                           const struct phx_limits *limits)
-{
-    const int64_t places = (int64_t)workers(device, 1) + limits->max_seqs;
-    return sizeof(float) * (size_t)(places * limits->max_heads * (limits->max_head_dim + 2));
-}
-#endif
-
 extern "C" enum phx_status PHX_ATTENTION(phx_cuda_attention)(struct phx_stream *stream,
                                                              const struct phx_attention *args)
 {
@@ -309,7 +291,7 @@ extern "C" enum phx_status PHX_ATTENTION(phx_cuda_attention)(struct phx_stream *
     a.in_words = phx_dtype_bytes(kv->k.dtype, kv->head_dim) % 16 == 0 && (uintptr_t)a.k % 16 == 0 &&
                  (uintptr_t)a.v % 16 == 0;
     a.partial = (float *)phx_cuda_stream(stream)->partial;
-    a.n_workers = workers(stream->device, kv->n_kv_heads);
+    a.n_workers = phx_cuda_attention_workers(stream->device, kv->n_kv_heads);
     a.layout = view_of(args->layout);
     set_tap(&a, args);
     PHX_TRY(phx_cuda_use(stream->device));

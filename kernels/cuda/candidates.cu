@@ -7,13 +7,10 @@ enum {
     JOIN_THREADS = 512,
     MAX_SLICES = 64,
     SLICE_VALUES = 1024, /* a slice with fewer is not worth a block */
-    BLOCKS_PER_SM = 2,
 };
 
 /* What a slice leaves; the ranks, [n_candidates], lie elsewhere. */
-struct slice_sum {
-    float max, sum; /* of the logits, of exp(logit - max) */
-};
+using slice_sum = phx_cuda_slice_sum;
 
 /* A row ordered by value plus noise. */
 struct noisy_tokens {
@@ -182,17 +179,6 @@ __global__ void __launch_bounds__(JOIN_THREADS) join_slices(struct candidates_ar
     if (threadIdx.x == 0) record[a.n_candidates] = stats;
 }
 
-static int64_t most_blocks(const struct phx_device *device)
-{
-    return (int64_t)((const struct phx_cuda_device *)device)->n_sms * BLOCKS_PER_SM;
-}
-
-extern "C" size_t phx_cuda_candidates_bytes(const struct phx_device *device)
-{
-    return (size_t)most_blocks(device) *
-           (PHX_MAX_CANDIDATES * sizeof(uint64_t) + sizeof(slice_sum));
-}
-
 static int64_t min64(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -215,7 +201,7 @@ extern "C" enum phx_status phx_cuda_sample_candidates(struct phx_stream *stream,
     a.n_candidates = args->n_candidates;
     a.records = address_of<char>(args->records);
     a.records_stride = args->records.stride;
-    const int64_t blocks = most_blocks(stream->device);
+    const int64_t blocks = phx_cuda_candidate_slices(stream->device);
     a.ranks = (uint64_t *)phx_cuda_stream(stream)->best;
     a.sums = (slice_sum *)(a.ranks + blocks * PHX_MAX_CANDIDATES);
     PHX_TRY(phx_cuda_use(stream->device));

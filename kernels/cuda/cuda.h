@@ -8,6 +8,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/check.h"
 #include "kernels/cuda/native.h"
+#include "kernels/cuda/sizes.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -16,7 +17,6 @@ extern "C" {
 struct phx_cuda_device {
     struct phx_device base;
     int ordinal;
-    int n_sms;
     bool starts_early; ///< kernels start before their predecessor has ended (launch.cuh)
     cublasLtHandle_t lt;
 };
@@ -26,15 +26,6 @@ struct phx_cuda_ring;
 
 /// The algorithms that cuBLASLt chose for the shapes seen so far. (matmul.c)
 struct phx_cuda_plans;
-
-/// Parts of a stream's scratch. Ops use them freely; nothing survives an op.
-struct phx_cuda_scratch {
-    size_t workspace_bytes; ///< cuBLASLt's; also for weights under way
-    size_t packed_bytes;    ///< inputs of products that lie askew
-    size_t wide_bytes;      ///< gate and up before they meet
-    size_t partial_bytes;   ///< shares of an attention that is divided over blocks
-    size_t best_bytes;      ///< the best candidates of slices of the vocabulary
-};
 
 struct phx_cuda_stream {
     struct phx_stream base;
@@ -55,14 +46,6 @@ static inline struct phx_cuda_device *phx_cuda_device(const struct phx_stream *s
 static inline struct phx_cuda_stream *phx_cuda_stream(const struct phx_stream *stream)
 {
     return (struct phx_cuda_stream *)stream;
-}
-
-/// Rows of a weight lie `phx_cuda_pitch` values apart; the values past the last column are zeros.
-/// So every row begins at a multiple of 16 bytes and products need no tails.
-enum { PHX_CUDA_ALIGN_VALUES = 8 };
-static inline int64_t phx_cuda_pitch(int64_t cols)
-{
-    return (cols + PHX_CUDA_ALIGN_VALUES - 1) / PHX_CUDA_ALIGN_VALUES * PHX_CUDA_ALIGN_VALUES;
 }
 
 /// What the kernels that the device runs were compiled for, 80 or 90; or CUDA's error. (convert.cu)
@@ -126,20 +109,14 @@ enum phx_status phx_cuda_gate(struct phx_stream *stream, enum phx_dtype dtype, c
                               const float *bias, enum phx_activation activation, void *out,
                               int64_t out_stride, int64_t n, int64_t n_gated);
 
-/// Scratch of attention for its partial results. (attention.cu)
-size_t phx_cuda_attention_bytes(const struct phx_device *device, const struct phx_limits *limits);
-
-/// Scratch of sample_candidates. (candidates.cu)
-size_t phx_cuda_candidates_bytes(const struct phx_device *device);
-
-/* ---- the table: discover.c, device.c, copy.c, weight.c, linear.c, the .cu of each op ---- */
+/* ---- the rest of the table: discover.c, device.c, copy.c, weight.c, linear.c, each op's .cu ----
+ */
 enum phx_status phx_cuda_device_create(const struct phx_device_options *, struct phx_device **);
 void phx_cuda_device_destroy(struct phx_device *);
 void phx_cuda_device_info(const struct phx_device *, struct phx_device_info *);
 enum phx_status phx_cuda_stream_create(struct phx_device *, const struct phx_limits *,
                                        struct phx_stream **);
 void phx_cuda_stream_destroy(struct phx_stream *);
-size_t phx_cuda_stream_scratch_bytes(const struct phx_device *, const struct phx_limits *);
 enum phx_status phx_cuda_stream_synchronize(struct phx_stream *);
 
 enum phx_status phx_cuda_buffer_create(struct phx_device *, size_t, struct phx_buffer **);
@@ -167,7 +144,6 @@ enum phx_status phx_cuda_graph_end(struct phx_stream *, struct phx_graph **);
 enum phx_status phx_cuda_graph_launch(struct phx_graph *, struct phx_stream *);
 void phx_cuda_graph_destroy(struct phx_graph *);
 
-size_t phx_cuda_weight_bytes(const struct phx_device *, const struct phx_weight_shape *);
 enum phx_status phx_cuda_weight_create(struct phx_device *, const struct phx_weight_shape *,
                                        struct phx_weight **);
 void phx_cuda_weight_destroy(struct phx_weight *);

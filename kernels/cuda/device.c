@@ -6,13 +6,9 @@
 #include "kernels/cuda/discover.h"
 
 enum {
-    MIN_CAPABILITY = 80,        /* asynchronous copies and bf16 tensor cores */
-    EARLY_START = 90,           /* architecture whose kernels wait for their predecessor */
-    MAX_HEAD_DIM = 256,         /* attention keeps a head's sums in registers */
-    WIDE_ROWS = 2048,           /* rows of gate and up at a time */
-    PACKED_ROWS = 512,          /* rows of askew inputs at a time */
-    WORKSPACE_BYTES = 32 << 20, /* what cuBLAS itself takes on these GPUs */
-    SCRATCH_ALIGNMENT = 256,
+    MIN_CAPABILITY = 80, /* asynchronous copies and bf16 tensor cores */
+    EARLY_START = 90,    /* architecture whose kernels wait for their predecessor */
+    MAX_HEAD_DIM = 256,  /* attention keeps a head's sums in registers */
 };
 
 struct cuda_event {
@@ -82,12 +78,12 @@ static enum phx_status open_device(struct phx_cuda_device *device,
     int architecture = 0;
     PHX_TRY(check_device(options->ordinal, &properties, &architecture));
     device->ordinal = options->ordinal;
-    device->n_sms = properties.multiProcessorCount;
     device->starts_early = architecture >= EARLY_START;
     struct phx_device_info *info = &device->base.info;
     PHX_TRY(phx_cuda_describe(options->ordinal, info));
     info->activation = info->kv_default = options->compute;
     info->has_graphs = true;
+    info->n_units = properties.multiProcessorCount;
     PHX_CUDA_TRY(cudaMemGetInfo, (&info->memory_free_bytes, &info->memory_total_bytes));
     cublasStatus_t status = cublasLtCreate(&device->lt);
     if (status != CUBLAS_STATUS_SUCCESS)
@@ -129,39 +125,6 @@ void phx_cuda_device_info(const struct phx_device *device, struct phx_device_inf
 
 /* ---- streams ---- */
 
-static size_t aligned(size_t bytes)
-{
-    return (bytes + SCRATCH_ALIGNMENT - 1) & ~(size_t)(SCRATCH_ALIGNMENT - 1);
-}
-
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static struct phx_cuda_scratch scratch_sizes(const struct phx_device *device,
-                                             const struct phx_limits *limits)
-{
-    enum phx_dtype act = device->info.activation;
-    return (struct phx_cuda_scratch){
-        .workspace_bytes = WORKSPACE_BYTES,
-        .packed_bytes = aligned(phx_dtype_bytes(act, min64(limits->max_rows, PACKED_ROWS) *
-                                                         phx_cuda_pitch(limits->max_in))),
-        .wide_bytes = aligned(phx_dtype_bytes(act, min64(limits->max_rows, WIDE_ROWS) *
-                                                       phx_cuda_pitch(limits->max_out))),
-        .partial_bytes = aligned(phx_cuda_attention_bytes(device, limits)),
-        .best_bytes = aligned(phx_cuda_candidates_bytes(device)),
-    };
-}
-
-size_t phx_cuda_stream_scratch_bytes(const struct phx_device *device,
-                                     const struct phx_limits *limits)
-{
-    struct phx_cuda_scratch sizes = scratch_sizes(device, limits);
-    return sizes.workspace_bytes + sizes.packed_bytes + sizes.wide_bytes + sizes.partial_bytes +
-           sizes.best_bytes;
-}
-
 static enum phx_status open_stream(struct phx_cuda_stream *stream)
 {
     struct phx_device *device = stream->base.device;
@@ -189,7 +152,7 @@ enum phx_status phx_cuda_stream_create(struct phx_device *device, const struct p
     struct phx_cuda_stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a stream");
     stream->base = (struct phx_stream){device, *limits};
-    stream->sizes = scratch_sizes(device, limits);
+    stream->sizes = phx_cuda_scratch_sizes(device, limits);
     enum phx_status status = open_stream(stream);
     if (status != PHX_OK) {
         phx_cuda_stream_destroy(&stream->base);
@@ -286,6 +249,12 @@ enum phx_status phx_cuda_graph_end(struct phx_stream *stream, struct phx_graph *
     cudaGraph_t recorded = NULL;
     phx_cuda_stream(stream)->recording = false;
     PHX_TRY(phx_cuda_use(stream->device));
+    if (out == NULL) {
+        cudaStreamEndCapture(phx_cuda_stream_native(stream), &recorded);
+        if (recorded != NULL) cudaGraphDestroy(recorded);
+        cudaGetLastError(); /* of what failed before */
+        return PHX_OK;
+    }
     PHX_CUDA_TRY(cudaStreamEndCapture, (phx_cuda_stream_native(stream), &recorded));
     struct cuda_graph *graph = calloc(1, sizeof *graph);
     enum phx_status status =

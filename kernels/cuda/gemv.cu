@@ -123,7 +123,7 @@ static enum phx_status run(struct phx_stream *stream, const struct phx_cuda_prod
         p->x,      p->weight,    p->bias,
         p->out,    p->out_dtype, p->in,
         n_out,     p->x_stride,  p->out_stride,
-        (int)p->n, activation,   (unsigned)phx_cuda_device(stream)->n_sms * BLOCKS_PER_SM};
+        (int)p->n, activation,   (unsigned)stream->device->info.n_units * BLOCKS_PER_SM};
     PHX_ASSERT(p->n >= 1 && p->n <= PHX_CUDA_GEMV_MAX_ROWS);
     return with_type(p->weight_dtype, [&](auto w) {
         return with_type(p->x_dtype, [&](auto x) {

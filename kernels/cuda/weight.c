@@ -1,5 +1,5 @@
 /* Weights lie row by row, as in files, each row padded with zeros to a multiple of 8 values
- * (cuda.h): every row is aligned, and products have no tails. */
+ * (sizes.h): every row is aligned, and products have no tails. */
 #include <stdlib.h>
 
 #include "kernels/cuda/cuda.h"
@@ -8,12 +8,6 @@ static char *row_at(const struct phx_weight *weight, int64_t row)
 {
     return (char *)weight->buffer->address +
            phx_dtype_bytes(weight->shape.dtype, row * phx_cuda_pitch(weight->shape.cols));
-}
-
-size_t phx_cuda_weight_bytes(const struct phx_device *device, const struct phx_weight_shape *shape)
-{
-    (void)device;
-    return phx_dtype_bytes(shape->dtype, shape->rows * phx_cuda_pitch(shape->cols));
 }
 
 enum phx_status phx_cuda_weight_create(struct phx_device *device,

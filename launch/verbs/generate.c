@@ -275,11 +275,12 @@ static enum phx_status lead(struct job *job, struct phx_engine *engine)
         for (size_t i = 0; i < job->n; i++) PHX_TRY(job->items[i]->status);
         PHX_TRY(print_finished(job, false));
     }
+    PHX_TRY(phx_engine_stop(engine)); /* after Ctrl-C a step may be under way, with its tokens */
     PHX_TRY(print_finished(job, true));
     PHX_TRY(phx_results_close(&job->out));
     if (job->options->logits_out != NULL)
         PHX_TRY(phx_continuation_write_logits(job->items[0], job->options->logits_out));
-    return phx_engine_stop(engine);
+    return PHX_OK;
 }
 
 static enum phx_status submit(struct job *job, struct phx_engine *engine)

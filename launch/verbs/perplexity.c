@@ -138,8 +138,9 @@ static enum phx_status lead(struct score *s, struct phx_engine *engine)
         PHX_TRY(phx_engine_step(engine, &worked));
         PHX_TRY(s->status);
     }
-    if (s->n_scored > 0) PHX_TRY(print(s));
-    return phx_engine_stop(engine);
+    PHX_TRY(phx_engine_stop(engine)); /* after Ctrl-C a step may be under way */
+    PHX_TRY(s->status);
+    return s->n_scored > 0 ? print(s) : PHX_OK;
 }
 
 static enum phx_status submit(struct score *s, struct phx_engine *engine)

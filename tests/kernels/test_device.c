@@ -14,6 +14,7 @@
 #include "kernels/cpu/memory.h"
 #include "kernels/device.h"
 #include "kernels/tensor.h"
+#include "kernels/weight.h"
 
 static const size_t mib = (size_t)1 << 20;
 
@@ -128,6 +129,43 @@ static void test_scratch_is_what_the_plan_says(void **state)
     phx_stream_destroy(stream);
     phx_stream_destroy(NULL);
     phx_device_destroy(NULL);
+}
+
+/* As the real one, and also of a kind that this build may have no backend of. */
+static void test_on_paper(void **state)
+{
+    const struct rig *rig = *state;
+    const struct phx_weight_shape shape = {PHX_BF16, 19, 37};
+    const struct phx_limits limits = {.max_rows = 5,
+                                      .max_seqs = 3,
+                                      .max_length = 777,
+                                      .max_in = 70,
+                                      .max_out = 90,
+                                      .max_heads = 6,
+                                      .max_kv_heads = 2,
+                                      .max_head_dim = 40};
+    struct phx_device_info info;
+    struct phx_device *paper;
+    phx_device_info(rig->device, &info);
+    assert_int_equal(phx_device_on_paper(&info, &paper), PHX_OK);
+    assert_int_equal(phx_weight_bytes(paper, &shape), phx_weight_bytes(rig->device, &shape));
+    assert_int_equal(phx_stream_scratch_bytes(paper, &limits),
+                     phx_stream_scratch_bytes(rig->device, &limits));
+    phx_device_info(paper, &info);
+    assert_int_equal(info.n_units, 3);
+    phx_device_destroy(paper);
+
+    const struct phx_device_info gpu = {
+        .kind = PHX_DEVICE_CUDA, .activation = PHX_BF16, .n_units = 100};
+    assert_int_equal(phx_device_on_paper(&gpu, &paper), PHX_OK);
+    assert_int_equal(phx_weight_bytes(paper, &shape), 19 * 40 * 2); /* rows of whole 16 bytes */
+    /* Workspace; rows packed and wide; 400 + 3 places of 6 heads; 200 slices' candidates. */
+    size_t parts[] = {5 * 72 * 2, 5 * 96 * 2, 403 * 6 * 42 * 4, 200 * (256 * 8 + 8)};
+    size_t expected = 32 * mib;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        expected += (parts[i] + 255) / 256 * 256;
+    assert_int_equal(phx_stream_scratch_bytes(paper, &limits), expected);
+    phx_device_destroy(paper);
 }
 
 /* ---- buffers ---- */
@@ -372,6 +410,7 @@ int main(void)
         cmocka_unit_test(test_the_cpu_unopened),
         cmocka_unit_test(test_unavailable_device),
         cmocka_unit_test(test_scratch_is_what_the_plan_says),
+        cmocka_unit_test(test_on_paper),
         cmocka_unit_test(test_buffers_are_aligned_and_zeroed),
         cmocka_unit_test(test_too_large_a_buffer),
         cmocka_unit_test(test_wrapped_buffer),

@@ -49,6 +49,32 @@ static void *alloc(size_t bytes)
     return memory;
 }
 
+/* A device on paper with its info needs what it needs. */
+static void test_on_paper(void **state)
+{
+    const struct phx_weight_shape shape = {PHX_BF16, 19, 37};
+    const struct phx_limits limits = {.max_rows = 700,
+                                      .max_seqs = 3,
+                                      .max_length = 777,
+                                      .max_in = 70,
+                                      .max_out = 90,
+                                      .max_heads = 6,
+                                      .max_kv_heads = 2,
+                                      .max_head_dim = 40};
+    struct rig rig = open_rig(PHX_DEVICE_CUDA, PHX_BF16);
+    struct phx_device_info info;
+    struct phx_device *paper;
+    (void)state;
+    phx_device_info(rig.device, &info);
+    assert_true(info.n_units > 0);
+    assert_ok(phx_device_on_paper(&info, &paper));
+    assert_int_equal(phx_weight_bytes(paper, &shape), phx_weight_bytes(rig.device, &shape));
+    assert_int_equal(phx_stream_scratch_bytes(paper, &limits),
+                     phx_stream_scratch_bytes(rig.device, &limits));
+    phx_device_destroy(paper);
+    close_rig(rig);
+}
+
 /* ---- copies ---- */
 
 /* Up to a rectangle of a guarded buffer, the source overwritten at once, and back. */
@@ -416,13 +442,10 @@ static void test_recorded_copies(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_unopened),
-        cmocka_unit_test(test_device),
-        cmocka_unit_test(test_copies),
-        cmocka_unit_test(test_buffers),
-        cmocka_unit_test(test_weights),
-        cmocka_unit_test(test_graphs),
-        cmocka_unit_test(test_graphs_of_unseen_shapes),
+        cmocka_unit_test(test_unopened),        cmocka_unit_test(test_device),
+        cmocka_unit_test(test_on_paper),        cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_buffers),         cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_graphs),          cmocka_unit_test(test_graphs_of_unseen_shapes),
         cmocka_unit_test(test_recorded_copies),
     };
     const char *reason = NULL;

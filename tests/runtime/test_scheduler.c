@@ -113,6 +113,10 @@ static void check_schedule(const struct bench *b, const struct phx_schedule *s)
         const struct phx_scheduled *e = &s->entries[i];
         assert_in_range(e->n_rows, 1, b->limits.max_rows);
         assert_in_range(e->n_outputs, 0, e->n_rows);
+        /* Rows whose output nobody asked for are those of a prompt. */
+        if (!e->request->options.want_all_logits && e->n_outputs == 0)
+            assert_true(e->position + e->n_rows <= e->request->options.n_prompt ||
+                        e->position + e->n_rows < e->request->n_ids);
         int32_t end = e->position + e->n_rows;
         assert_true(end <= e->request->n_planned);
         assert_true(phx_kv_cache_slot_blocks(cache, e->request->slot) >= phx_kv_blocks_for(end));
