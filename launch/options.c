@@ -384,10 +384,11 @@ static enum phx_status check_together(const struct phx_options *o)
         return phx_fail(PHX_USAGE, "--stride %d: must be at most the window, %d", o->stride,
                         o->window);
     }
-    if (o->max_batched_tokens < o->max_seqs) {
-        return phx_fail(PHX_USAGE,
-                        "--max-num-batched-tokens %d: must be at least --max-num-seqs, %d",
-                        o->max_batched_tokens, o->max_seqs);
+    bool plans = o->verb == PHX_VERB_PLAN;
+    int32_t n_seqs = plans ? o->batch : o->max_seqs;
+    if (o->max_batched_tokens < n_seqs) {
+        return phx_fail(PHX_USAGE, "--max-num-batched-tokens %d: must be at least %s, %d",
+                        o->max_batched_tokens, plans ? "--batch" : "--max-num-seqs", n_seqs);
     }
     return PHX_OK;
 }

@@ -18,6 +18,7 @@ enum phx_verb {
     PHX_VERB_PERPLEXITY,
     PHX_VERB_TOKENIZE,
     PHX_VERB_TOPOLOGY,
+    PHX_VERB_PLAN,
     PHX_VERB_AUDIT,
     PHX_VERB_COMPARE,
     PHX_VERB_HELP, ///< print phx_options_help(stdout, options->help_about)
@@ -96,6 +97,11 @@ struct phx_options {
     const char *dump;    ///< folder; NULL: none
     bool quick;
     const char *json_out; ///< file for JSON, "-" for standard output; NULL: none
+
+    /* plan */
+    const char *ranks; ///< "all" or a list
+    const char *gpu;   ///< a kind or its memory; NULL: this machine's CPU
+    int32_t batch;     ///< texts at the same time
 
     /* output */
     bool json, verbose;

@@ -7,6 +7,7 @@
 #define P (1u << PHX_VERB_PERPLEXITY)
 #define T (1u << PHX_VERB_TOKENIZE)
 #define Y (1u << PHX_VERB_TOPOLOGY)
+#define N (1u << PHX_VERB_PLAN)
 #define A (1u << PHX_VERB_AUDIT)
 #define C (1u << PHX_VERB_COMPARE)
 #define FIELD(name) .field = offsetof(struct phx_options, name)
@@ -46,6 +47,12 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
          "  srun -n 4 --gpus-per-task=1 phalanx topology --json\n"
          "\n"
          "Started as a run would be; takes nothing of a GPU and needs no model.\n"},
+    [PHX_VERB_PLAN] =
+        {"plan", "whether a model will fit, on how many ranks, and how fast it can be at best",
+         "  phalanx plan -m MODEL --gpu h100 -c 32768\n"
+         "  phalanx plan -m MODEL -T 1,2,4,8 --gpu 48GiB --batch 16 --json\n"
+         "\n"
+         "Takes no GPU and no mpirun, and no weights: a folder with config.json will do.\n"},
     [PHX_VERB_AUDIT] =
         {"audit", "prove which KV head every query head reads, on live data",
          "  phalanx audit -m MODEL\n"
@@ -69,26 +76,38 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
 /* clang-format off */
 const struct phx_option_row phx_option_rows[] = {
     {.names = {"-m", "--model"}, .kind = PHX_VALUE_NAME, FIELD(model),
-     .verbs = G | P | T | A | C, .group = PHX_GROUP_MODEL, .value = "DIR",
+     .verbs = G | P | T | N | A | C, .group = PHX_GROUP_MODEL, .value = "DIR",
      .help = "folder of the model: config.json, tokenizer.json, *.safetensors (default: the "
              "embedded one)"},
     {.names = {"--load-format"}, .kind = PHX_VALUE_CHOICE, FIELD(load_format), .fallback = "auto",
      .choices = {"auto", "safetensors", "dummy"},
-     .verbs = G | P | A | C, .group = PHX_GROUP_MODEL, .value = "FORMAT",
+     .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "FORMAT",
      .help = "where weights come from; dummy: made up, needs only config.json"},
     {.names = {"--dtype"}, .kind = PHX_VALUE_CHOICE, FIELD(compute), .fallback = "auto",
      .choices = {"auto", "float32", "bfloat16"},
-     .verbs = G | P | A | C, .group = PHX_GROUP_MODEL, .value = "TYPE",
+     .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "TYPE",
      .help = "what products compute in; weights stay as stored. auto: float32 on the CPU, the "
              "weights' type on a GPU"},
     {.names = {"--kv-cache-dtype"}, .kind = PHX_VALUE_CHOICE, FIELD(kv_cache), .fallback = "auto",
      .choices = {"auto", "f32", "f16", "bf16"},
-     .verbs = G | P | A | C, .group = PHX_GROUP_MODEL, .value = "TYPE",
+     .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "TYPE",
      .help = "type of the KV cache; auto: f32 on the CPU, that of the activations on a GPU"},
     {.names = {"-c", "--ctx-size", "--max-model-len"}, .kind = PHX_VALUE_INT, FIELD(context),
      .fallback = "0", .min = 0, .max = INT32_MAX,
-     .verbs = G | P, .group = PHX_GROUP_MODEL, .value = "N",
+     .verbs = G | P | N, .group = PHX_GROUP_MODEL, .value = "N",
      .help = "longest text in tokens, prompt and continuation; 0: what the model was made for"},
+
+    {.names = {"-T", "--ranks"}, .kind = PHX_VALUE_NAME, FIELD(ranks), .fallback = "all",
+     .verbs = N, .group = PHX_GROUP_MACHINE, .value = "1,2,4|all",
+     .help = "numbers of ranks; all: up to the first that is impossible"},
+    {.names = {"--gpu"}, .kind = PHX_VALUE_NAME, FIELD(gpu),
+     .verbs = N, .group = PHX_GROUP_MACHINE, .value = "KIND",
+     .help = "h200, h100, a100, or a GPU's memory as in 80GiB, each rank with its own; without: "
+             "the CPU of this machine"},
+    {.names = {"--batch"}, .kind = PHX_VALUE_INT, FIELD(batch), .fallback = "1",
+     .min = 1, .max = 65536,
+     .verbs = N, .group = PHX_GROUP_MACHINE, .value = "N",
+     .help = "texts at the same time, each as long as the context"},
 
     {.names = {"-p", "--prompt"}, .kind = PHX_VALUE_TEXTS, FIELD(prompts),
      .verbs = G | T | A | C, .group = PHX_GROUP_TEXT, .value = "TEXT",
@@ -163,7 +182,7 @@ const struct phx_option_row phx_option_rows[] = {
      .help = "add X to the logit of a token: 29+1.5, 29-1.5, 29-inf (never); may be given again"},
 
     {.names = {"--json"}, .kind = PHX_VALUE_FLAG, FIELD(json),
-     .verbs = G | P | T | Y, .group = PHX_GROUP_OUTPUT,
+     .verbs = G | P | T | Y | N, .group = PHX_GROUP_OUTPUT,
      .help = "results as JSON, an object a line"},
     {.names = {"--json"}, .kind = PHX_VALUE_NAME, FIELD(json_out),
      .verbs = A | C, .group = PHX_GROUP_OUTPUT, .value = "FILE",
@@ -202,7 +221,7 @@ const struct phx_option_row phx_option_rows[] = {
      .verbs = P, .group = PHX_GROUP_LENGTH, .value = "N",
      .help = "tokens from one window's start to the next; 0: a whole window"},
     {.names = {"-v", "--verbose"}, .env = "PHX_VERBOSE", .kind = PHX_VALUE_FLAG, FIELD(verbose),
-     .verbs = G | P | T | Y | A | C, .group = PHX_GROUP_OUTPUT,
+     .verbs = G | P | T | Y | N | A | C, .group = PHX_GROUP_OUTPUT,
      .help = "say more about what is done"},
 
     {.names = {"--device"}, .kind = PHX_VALUE_CHOICE, FIELD(device), .fallback = "auto",
@@ -213,7 +232,7 @@ const struct phx_option_row phx_option_rows[] = {
      .verbs = G | P | Y | A | C, .group = PHX_GROUP_MACHINE,
      .help = "let ranks have the same GPU; they then add through the host, which is slow"},
     {.names = {"-t", "--threads"}, .kind = PHX_VALUE_INT, FIELD(threads), .min = 1, .max = 4096,
-     .verbs = G | P | Y | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | Y | N | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "threads of each rank on the CPU (default: the machine's cores divided among its "
              "ranks)"},
     {.names = {"-tp", "--tensor-parallel-size"}, .kind = PHX_VALUE_INT,
@@ -226,11 +245,11 @@ const struct phx_option_row phx_option_rows[] = {
      .help = "texts (or windows) that advance in the same step; more of them wait"},
     {.names = {"--max-num-batched-tokens"}, .kind = PHX_VALUE_INT, FIELD(max_batched_tokens),
      .fallback = "512", .min = 1, .max = 1048576,
-     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "tokens of a step; longer prompts are read in pieces of this size"},
     {.names = {"--gpu-memory-utilization"}, .kind = PHX_VALUE_NUMBER,
      FIELD(gpu_memory_utilization), .fallback = "0.9", .min = 0, .max = 1, .above_min = true,
-     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "X",
+     .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE, .value = "X",
      .help = "how full a GPU may become, others' part included; the KV cache takes at most what "
              "the rest leaves"},
     {.names = {"--enforce-eager"}, .kind = PHX_VALUE_FLAG, FIELD(enforce_eager),
@@ -243,7 +262,7 @@ const struct phx_option_row phx_option_rows[] = {
              "names the rank that holds it up; 0: wait for ever"},
     {.names = {"--allreduce"}, .kind = PHX_VALUE_CHOICE, FIELD(allreduce), .fallback = "auto",
      .choices = {"auto", "nccl", "symmetric", "fused"},
-     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "HOW",
+     .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE, .value = "HOW",
      .help = "how GPUs of one node add: ncclAllReduce, the same on symmetric memory, or one "
              "kernel for sum, residual and norm; auto: the fastest at each size"},
     {.env = "PHX_CPU_ISA", .kind = PHX_VALUE_NAME, FIELD(cpu_isa),

@@ -54,8 +54,8 @@ static int32_t min32(int64_t a, int64_t b)
     return (int32_t)(a < b ? a : b);
 }
 
-static struct phx_scheduler_limits limits_for(const struct phx_config *config,
-                                              const struct phx_run_needs *needs)
+struct phx_scheduler_limits phx_run_limits(const struct phx_config *config,
+                                           const struct phx_run_needs *needs)
 {
     struct phx_scheduler_limits l = {.max_seqs = needs->max_seqs,
                                      .max_rows = needs->max_rows,
@@ -112,14 +112,11 @@ static enum phx_dtype kv_dtype(const struct phx_run *run)
     return run->settings.choose_kv ? run->settings.kv_dtype : info.kv_default;
 }
 
-static struct phx_comm_options choose_comm(const struct phx_run *run)
+enum phx_comm_kind phx_run_comm_kind(int size, enum phx_device_kind device, int gpu_sharers)
 {
+    if (size == 1) return PHX_COMM_SOLO;
     /* NCCL takes no two ranks of one GPU. */
-    bool by_nccl = run->settings.device == PHX_DEVICE_CUDA && run->settings.gpu_sharers <= 1;
-    return (struct phx_comm_options){.kind = run->world->size == 1 ? PHX_COMM_SOLO
-                                             : by_nccl             ? PHX_COMM_NCCL
-                                                                   : PHX_COMM_HOST,
-                                     .allreduce = run->settings.allreduce};
+    return device == PHX_DEVICE_CUDA && gpu_sharers <= 1 ? PHX_COMM_NCCL : PHX_COMM_HOST;
 }
 
 /* Collective. How many pages the cache has on each rank: limits->n_pages, or fewer. */
@@ -133,7 +130,9 @@ static enum phx_status plan_memory(struct phx_run *run, const struct phx_run_nee
         .n_sharers = s->device == PHX_DEVICE_CPU ? world->node_size : s->gpu_sharers,
         .utilization = s->gpu_memory_utilization > 0 ? s->gpu_memory_utilization : 0.9};
     if (share.n_sharers < 1) share.n_sharers = 1;
-    struct phx_comm_options comm = choose_comm(run);
+    struct phx_comm_options comm = {.kind =
+                                        phx_run_comm_kind(world->size, s->device, s->gpu_sharers),
+                                    .allreduce = s->allreduce};
     phx_memory_plan_make(run->config, run->plan, run->checkpoint, &share, &comm, limits,
                          kv_dtype(run), host_rows(needs, limits), &run->memory);
     struct phx_memory_plan *all = calloc((size_t)world->size, sizeof *all);
@@ -207,7 +206,7 @@ enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *n
     struct phx_world *world = run->world;
     struct phx_run_needs shared = *needs;
     PHX_TRY(phx_world_agree(world, phx_world_broadcast(world, &shared, sizeof shared, 0)));
-    struct phx_scheduler_limits limits = limits_for(run->config, &shared);
+    struct phx_scheduler_limits limits = phx_run_limits(run->config, &shared);
     PHX_TRY(phx_world_agree(world, make_device(run)));
     PHX_TRY(plan_memory(run, &shared, &limits));
     PHX_TRY(phx_world_agree(

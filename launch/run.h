@@ -79,6 +79,13 @@ struct phx_run_needs {
     int64_t total_tokens; ///< cache for so many, if they fit; 0: for max_seqs of max_length
 };
 
+/// What the engine is made for, if all of it fits.
+struct phx_scheduler_limits phx_run_limits(const struct phx_config *config,
+                                           const struct phx_run_needs *needs);
+
+/// How ranks on such devices add; gpu_sharers as in phx_run_settings.
+enum phx_comm_kind phx_run_comm_kind(int size, enum phx_device_kind device, int gpu_sharers);
+
 /// Collective. Device, memory, communicator, weights, engine. The needs are rank 0's; others' are
 /// ignored.
 enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *needs);

@@ -6,8 +6,13 @@
 #include "kernels/base/log.h"
 #include "launch/site.h"
 
-static const enum phx_dtype kv_dtypes[] = {
-    [PHX_KV_F32] = PHX_F32, [PHX_KV_F16] = PHX_F16, [PHX_KV_BF16] = PHX_BF16};
+enum phx_dtype phx_settings_kv_dtype(const struct phx_options *options,
+                                     enum phx_dtype device_default)
+{
+    static const enum phx_dtype types[] = {
+        [PHX_KV_F32] = PHX_F32, [PHX_KV_F16] = PHX_F16, [PHX_KV_BF16] = PHX_BF16};
+    return options->kv_cache == PHX_KV_AUTO ? device_default : types[options->kv_cache];
+}
 
 /* What this rank can find out by itself. */
 static enum phx_status find_place(const struct phx_world *world, const struct phx_options *options,
@@ -84,7 +89,7 @@ static enum phx_status make(struct phx_world *world, const struct phx_options *o
         .allreduce = (enum phx_allreduce)options->allreduce,
         .gpu_memory_utilization = options->gpu_memory_utilization,
         .choose_kv = options->kv_cache != PHX_KV_AUTO,
-        .kv_dtype = kv_dtypes[options->kv_cache],
+        .kv_dtype = phx_settings_kv_dtype(options, PHX_F32),
         .watchdog_timeout_s = options->watchdog_timeout,
         .progress = true,
     };

@@ -17,4 +17,8 @@
 enum phx_status phx_settings_make(struct phx_world *world, const struct phx_options *options,
                                   struct phx_placement **placement, struct phx_run_settings *out);
 
+/// Of the KV cache, on a device that has this type by default.
+enum phx_dtype phx_settings_kv_dtype(const struct phx_options *options,
+                                     enum phx_dtype device_default);
+
 #endif

@@ -118,11 +118,18 @@ static enum phx_dtype activation_type(const struct phx_device *device)
     return info.activation;
 }
 
+/* Of one table of rotary frequencies. */
+static size_t rope_bytes(const struct phx_config *config, const struct phx_shard_plan *plan)
+{
+    return (size_t)(widths_of(config, plan).head_dim / 2) * sizeof(float);
+}
+
 size_t phx_forward_bytes(const struct phx_config *config, const struct phx_shard_plan *plan,
                          const struct phx_device *device, int32_t max_rows, int32_t max_outputs)
 {
     struct activations a;
-    return lay_out(config, plan, activation_type(device), max_rows, max_outputs, NULL, &a);
+    return lay_out(config, plan, activation_type(device), max_rows, max_outputs, NULL, &a) +
+           MAX_ROPES * rope_bytes(config, plan);
 }
 
 size_t phx_forward_reduce_bytes(const struct phx_config *config, const struct phx_device *device,
@@ -135,8 +142,8 @@ size_t phx_forward_reduce_bytes(const struct phx_config *config, const struct ph
 static enum phx_status make_ropes(struct phx_forward *f)
 {
     const struct phx_config *config = f->parts.config;
-    int64_t widest = widths_of(config, f->parts.plan).head_dim / 2;
-    size_t bytes = (size_t)widest * sizeof(float);
+    size_t bytes = rope_bytes(config, f->parts.plan);
+    size_t widest = bytes / sizeof(float);
     enum phx_status status = PHX_OK;
     float *tables = calloc(MAX_ROPES + 1, bytes);
     if (tables == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for rotary frequencies");

@@ -28,24 +28,21 @@ static size_t read_bytes(struct phx_weight_walk walk)
     return bytes;
 }
 
-static size_t device_bytes(struct phx_weight_walk walk, const struct phx_device *device,
-                           size_t *out_vector_bytes)
-{
-    struct phx_weight_place place;
-    size_t bytes = 0;
-    while (phx_weight_walk_next(&walk, &place)) {
-        if (!place.is_vector) bytes += phx_weight_bytes(device, &place.shape);
-    }
-    *out_vector_bytes = walk.vector_bytes;
-    return bytes + walk.vector_bytes;
-}
-
 size_t phx_weights_device_bytes(const struct phx_config *config, const struct phx_shard_plan *plan,
                                 const struct phx_checkpoint *checkpoint,
-                                const struct phx_device *device)
+                                const struct phx_device *device,
+                                size_t by_kind[PHX_WEIGHT_KIND_COUNT])
 {
-    size_t vector_bytes;
-    return device_bytes(phx_weight_walk_start(config, plan, checkpoint), device, &vector_bytes);
+    struct phx_weight_walk walk = phx_weight_walk_start(config, plan, checkpoint);
+    struct phx_weight_place place;
+    size_t bytes = 0;
+    memset(by_kind, 0, PHX_WEIGHT_KIND_COUNT * sizeof *by_kind);
+    while (phx_weight_walk_next(&walk, &place))
+        if (!place.is_vector)
+            by_kind[phx_slot_kind(place.slot)] += phx_weight_bytes(device, &place.shape);
+    by_kind[PHX_WEIGHT_VECTORS] = walk.vector_bytes;
+    for (int kind = 0; kind < PHX_WEIGHT_KIND_COUNT; kind++) bytes += by_kind[kind];
+    return bytes;
 }
 
 /* ---- places ---- */
@@ -369,10 +366,11 @@ static enum phx_status create_and_fill(struct phx_weight_walk walk, struct phx_s
 {
     struct phx_device *device = phx_stream_device(stream);
     double begin = seconds_now();
-    size_t vector_bytes;
+    size_t by_kind[PHX_WEIGHT_KIND_COUNT];
     *report = (struct phx_load_report){
         .file_bytes = walk.checkpoint ? phx_checkpoint_bytes(walk.checkpoint) : 0,
-        .device_bytes = device_bytes(walk, device, &vector_bytes),
+        .device_bytes =
+            phx_weights_device_bytes(walk.config, walk.plan, walk.checkpoint, device, by_kind),
     };
     struct filling filling = {
         .stream = stream,
@@ -382,7 +380,7 @@ static enum phx_status create_and_fill(struct phx_weight_walk walk, struct phx_s
     struct phx_weights *weights = calloc(1, sizeof *weights);
     if (!weights) return phx_fail(PHX_OUT_OF_MEMORY, "out of memory for the weights");
     enum phx_status status;
-    PHX_TRY_GOTO(create(walk, device, vector_bytes, weights), failed);
+    PHX_TRY_GOTO(create(walk, device, by_kind[PHX_WEIGHT_VECTORS], weights), failed);
     PHX_TRY_GOTO(fill(walk, &filling, weights), failed);
     report->read_bytes = filling.done_bytes;
     report->seconds = seconds_now() - begin;

@@ -39,10 +39,11 @@ enum phx_status phx_weights_dummy(const struct phx_config *config,
 
 void phx_weights_destroy(struct phx_weights *weights);
 
-/// Device bytes that either would take, without taking them. `checkpoint` NULL: all of
-/// config->dtype.
+/// Device bytes that either would take, without taking them, and of each kind. `checkpoint` NULL:
+/// all of config->dtype.
 size_t phx_weights_device_bytes(const struct phx_config *config, const struct phx_shard_plan *plan,
                                 const struct phx_checkpoint *checkpoint,
-                                const struct phx_device *device);
+                                const struct phx_device *device,
+                                size_t by_kind[PHX_WEIGHT_KIND_COUNT]);
 
 #endif

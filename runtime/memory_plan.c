@@ -71,7 +71,8 @@ void phx_memory_plan_make(const struct phx_config *config, const struct phx_shar
     memset(out, 0, sizeof *out);
     int64_t vocab = local(plan, 0, PHX_DIM_VOCAB);
     out->stream_limits = stream_limits(config, plan, limits);
-    out->weights_bytes = phx_weights_device_bytes(config, plan, checkpoint, device);
+    out->weights_bytes =
+        phx_weights_device_bytes(config, plan, checkpoint, device, out->kind_bytes);
     for (int32_t l = 0; l < config->n_layers; l++)
         out->kv_page_bytes +=
             2 * phx_dtype_bytes(kv_dtype, PHX_PAGE_TOKENS * local(plan, l, PHX_DIM_KV));

@@ -17,13 +17,15 @@
 #include "runtime/config.h"
 #include "runtime/safetensors.h"
 #include "runtime/scheduler.h"
+#include "runtime/weights.h"
 
 /// Plain data: ranks exchange it.
 struct phx_memory_plan {
     struct phx_limits stream_limits; ///< for phx_stream_create
     struct phx_comm_options comm;    ///< for phx_comm_create
     size_t weights_bytes;
-    size_t kv_page_bytes;    ///< of all layers, K and V
+    size_t kind_bytes[PHX_WEIGHT_KIND_COUNT]; ///< of these
+    size_t kv_page_bytes;                     ///< of all layers, K and V
     size_t activation_bytes; ///< of the decoder pass; tables of slots, pages and sampling
     size_t scratch_bytes;    ///< of the stream
     size_t partials_bytes;   ///< for phx_comm_buffer

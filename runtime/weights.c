@@ -76,6 +76,17 @@ const struct phx_weight_row *phx_weight_rows(const struct phx_config *config, si
     return decoder_rows;
 }
 
+enum phx_weight_kind phx_slot_kind(enum phx_slot slot)
+{
+    static const enum phx_weight_kind kinds[PHX_SLOT_MATRIX_COUNT] = {
+        [PHX_SLOT_EMBED] = PHX_WEIGHT_EMBEDDING, [PHX_SLOT_LM_HEAD] = PHX_WEIGHT_LM_HEAD,
+        [PHX_SLOT_QKV] = PHX_WEIGHT_ATTENTION,   [PHX_SLOT_O] = PHX_WEIGHT_ATTENTION,
+        [PHX_SLOT_GATE_UP] = PHX_WEIGHT_MLP,     [PHX_SLOT_DOWN] = PHX_WEIGHT_MLP,
+    };
+    PHX_ASSERT((unsigned)slot < PHX_SLOT_COUNT);
+    return slot < PHX_SLOT_MATRIX_COUNT ? kinds[slot] : PHX_WEIGHT_VECTORS;
+}
+
 bool phx_weight_row_wanted(const struct phx_weight_row *row, const struct phx_config *config)
 {
     return !row->wanted || row->wanted(config);

@@ -34,6 +34,17 @@ enum phx_slot {
     PHX_SLOT_COUNT
 };
 
+/// What a weight is part of, for who counts.
+enum phx_weight_kind {
+    PHX_WEIGHT_EMBEDDING,
+    PHX_WEIGHT_ATTENTION,
+    PHX_WEIGHT_MLP,
+    PHX_WEIGHT_VECTORS, ///< norms and biases
+    PHX_WEIGHT_LM_HEAD, ///< none when tied
+    PHX_WEIGHT_KIND_COUNT
+};
+enum phx_weight_kind phx_slot_kind(enum phx_slot slot);
+
 /// One tensor of a checkpoint and its place. Its rows go below the rows of the earlier rows of the
 /// same slot.
 struct phx_weight_row {

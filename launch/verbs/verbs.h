@@ -14,6 +14,7 @@ enum phx_status phx_verb_generate(struct phx_world *world, const struct phx_opti
 enum phx_status phx_verb_perplexity(struct phx_world *world, const struct phx_options *options);
 enum phx_status phx_verb_tokenize(struct phx_world *world, const struct phx_options *options);
 enum phx_status phx_verb_topology(struct phx_world *world, const struct phx_options *options);
+enum phx_status phx_verb_plan(struct phx_world *world, const struct phx_options *options);
 /// A check that fails is PHX_BAD_DATA without a sentence: what was printed says it.
 enum phx_status phx_verb_audit(struct phx_world *world, const struct phx_options *options);
 enum phx_status phx_verb_compare(struct phx_world *world, const struct phx_options *options);

@@ -153,6 +153,8 @@ fi
 
 # Where ranks go: what is wrong is told, not refused.
 prints "topology" 3 '"rank":2,' topology --json
+prints "plan" 0 '5 ranks cannot share 4 KV heads' plan --gpu h200
+prints "plan, told once by several ranks" 2 '"ranks":3,' plan -T 3 --json
 prints "topology for people" 2 "rank  local  computes on" topology --device cpu
 allowed=$(taskset -cp $$ | sed 's/.*: *//')
 if [ "$(nproc)" -gt 1 ]; then

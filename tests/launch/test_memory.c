@@ -182,8 +182,7 @@ static void what_is_planned_is_taken(void **state)
     const struct phx_memory_plan *p = &seen.plans[0];
     size_t planned = p->activation_bytes + p->partials_bytes + seen.vector_bytes +
                      (size_t)seen.n_pages * p->kv_page_bytes;
-    /* Rotary frequencies, a few hundred bytes, come on top. */
-    assert_in_range(atomic_load(&planted.buffer_bytes), planned, planned + 4096);
+    assert_int_equal(atomic_load(&planted.buffer_bytes), planned);
     assert_int_equal(atomic_load(&planted.n_warnings), 0);
 }
 

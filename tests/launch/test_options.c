@@ -173,6 +173,13 @@ static void test_other_verbs(void **state)
     assert_int_equal(o->verb, PHX_VERB_TOPOLOGY);
     assert_true(o->share_gpu && o->json && o->threads == 2 && o->device == PHX_CHOOSE_CUDA);
     phx_options_destroy(o);
+
+    o = parse("plan|--gpu|h100|-c|4096|--batch=16|-t|2");
+    assert_int_equal(o->verb, PHX_VERB_PLAN);
+    assert_string_equal(o->gpu, "h100");
+    assert_string_equal(o->ranks, "all");
+    assert_true(o->context == 4096 && o->batch == 16 && o->threads == 2);
+    phx_options_destroy(o);
 }
 
 /* --json is a file for these, a flag for the others. */

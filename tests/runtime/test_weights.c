@@ -275,7 +275,8 @@ static struct model *loaded(const struct phx_config *config,
         assert_int_equal(progress.done, report.read_bytes);
         assert_int_equal(progress.total, report.read_bytes);
         assert_int_equal(report.device_bytes, g.buffer_bytes);
-        assert_int_equal(phx_weights_device_bytes(config, plan, checkpoint, device),
+        size_t by_kind[PHX_WEIGHT_KIND_COUNT];
+        assert_int_equal(phx_weights_device_bytes(config, plan, checkpoint, device, by_kind),
                          g.buffer_bytes);
         assert_true(report.seconds >= 0);
         phx_weights_destroy(weights);
