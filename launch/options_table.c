@@ -111,7 +111,8 @@ const struct phx_option_row phx_option_rows[] = {
 
     {.names = {"-p", "--prompt"}, .kind = PHX_VALUE_TEXTS, FIELD(prompts),
      .verbs = G | T | A | C, .group = PHX_GROUP_TEXT, .value = "TEXT",
-     .help = "the text; given again it is one more, and all go through together"},
+     .help = "the text; given again it is one more, and all go through together (audit and "
+             "compare take one)"},
     {.names = {"-f", "--file"}, .kind = PHX_VALUE_NAME, FIELD(prompt_file),
      .verbs = G | P | T | A | C, .group = PHX_GROUP_TEXT, .value = "FILE",
      .help = "read the text from a file; -: from standard input"},
@@ -146,8 +147,8 @@ const struct phx_option_row phx_option_rows[] = {
     {.names = {"-s", "--seed"}, .kind = PHX_VALUE_LONG, FIELD(seed), .fallback = "-1",
      .min = -1, .max = INFINITY,
      .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "N",
-     .help = "the same seed gives the same text, on any number of ranks, alone or in a batch; "
-             "-1: a new one each time"},
+     .help = "the same seed gives the same text, alone or in a batch, and in float32 on any "
+             "number of ranks; -1: a new one each time"},
     {.names = {"--temp", "--temperature"}, .kind = PHX_VALUE_NUMBER, FIELD(temperature),
      .fallback = "0.8", .min = 0, .max = INFINITY,
      .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",

@@ -77,6 +77,9 @@ struct phx_audit_options {
     double tolerance;   ///< relative, of what a correct device may differ
 };
 
+/// Tokens that an audit lets the model add to its texts.
+enum { PHX_AUDIT_NEW = 3 };
+
 /// Tokens of the longest text: what the engine must be made for, with two sequences. A short prompt
 /// is repeated until it reaches into a second block of the cache.
 int32_t phx_audit_length(const struct phx_config *config, int32_t n_prompt);

@@ -7,7 +7,7 @@
 #include "runtime/capture.h"
 #include "runtime/reference.h"
 
-enum { PHX_AUDIT_TEXTS = 2, PHX_AUDIT_NEW = 3, PHX_AUDIT_CHOICES = 3 };
+enum { PHX_AUDIT_TEXTS = 2, PHX_AUDIT_CHOICES = 3 };
 
 /// First token, one in the middle of a block, one in the second block; the last ones are added.
 extern const int32_t phx_audit_choices[PHX_AUDIT_CHOICES];

@@ -140,7 +140,9 @@ static enum phx_status lead(struct score *s, struct phx_engine *engine)
     }
     PHX_TRY(phx_engine_stop(engine)); /* after Ctrl-C a step may be under way */
     PHX_TRY(s->status);
-    return s->n_scored > 0 ? print(s) : PHX_OK;
+    if (s->n_scored == 0) return PHX_OK;
+    if (phx_interrupted()) phx_log(PHX_LOG_WARN, "interrupted: this is of a part of the text");
+    return print(s);
 }
 
 static enum phx_status submit(struct score *s, struct phx_engine *engine)

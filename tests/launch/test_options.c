@@ -321,7 +321,8 @@ static const struct {
     {"perplexity|--window|4|--stride|5", "--stride 5: must be at most the window, 4"},
     {"generate|--watchdog-timeout|-1", "--watchdog-timeout -1: must be in [0, 1000000]"},
     {"generate|--max-num-batched-tokens|4",
-     "--max-num-batched-tokens 4: must be at least --max-num-seqs, 8"},
+     "--max-num-seqs 8 takes as many tokens a step, and --max-num-batched-tokens is 4: "
+     "raise that or lower this"},
 };
 
 static void test_bad_lines(void **state)

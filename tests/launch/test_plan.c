@@ -377,7 +377,8 @@ static void mistakes_are_sentences(void **state)
         {"-T 99999999999999999999", "must be all", PHX_USAGE},
         {"-c 5000000", "-c 5000000: the model has positions for", PHX_USAGE},
         {"--batch 0", "--batch 0: must be", PHX_USAGE},
-        {"--batch 600", "--max-num-batched-tokens 512: must be at least --batch, 600", PHX_USAGE},
+        {"--batch 600",
+         "--batch 600 takes as many tokens a step, and --max-num-batched-tokens is 512", PHX_USAGE},
         {"--load-format safetensors -m " PHX_SHAPES "/qwen2.5-0.5b", "safetensors", PHX_NOT_FOUND},
         {"-m " PHX_SHAPES, "config.json", PHX_NOT_FOUND},
     };
