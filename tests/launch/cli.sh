@@ -357,6 +357,8 @@ interrupted() {
     local name=$1 under=() pid begin took
     shift
     while [ "$1" != -- ]; do under+=("$1") && shift; done
+    # mpirun's two seconds are not for a sanitizer's call chains and its search for leaks.
+    local -x ASAN_OPTIONS=detect_leaks=0
     set -m # a job of its own: a script's background commands ignore SIGINT
     "${under[@]}" "$phalanx" "${@:2}" --verbose >"$tmp/out" 2>"$tmp/err" &
     pid=$!
