@@ -177,21 +177,27 @@ static enum phx_status make_watchdog(struct phx_run *run)
         &run->watchdog);
 }
 
+struct phx_engine_parts phx_run_parts(const struct phx_run *run)
+{
+    return (struct phx_engine_parts){.world = run->world,
+                                     .device = run->device,
+                                     .stream = run->stream,
+                                     .comm = run->comm,
+                                     .watchdog = run->watchdog,
+                                     .partials = run->partials,
+                                     .config = run->config,
+                                     .plan = run->plan,
+                                     .weights = run->weights};
+}
+
 static enum phx_status make_engine(struct phx_run *run, const struct phx_run_needs *needs,
                                    const struct phx_scheduler_limits *limits)
 {
     struct phx_device_info info;
     phx_device_info(run->device, &info);
     bool overlap = info.has_graphs || run->settings.overlap;
-    return phx_engine_create(&(struct phx_engine_parts){.world = run->world,
-                                                        .device = run->device,
-                                                        .stream = run->stream,
-                                                        .comm = run->comm,
-                                                        .watchdog = run->watchdog,
-                                                        .partials = run->partials,
-                                                        .config = run->config,
-                                                        .plan = run->plan,
-                                                        .weights = run->weights},
+    struct phx_engine_parts parts = phx_run_parts(run);
+    return phx_engine_create(&parts,
                              &(struct phx_engine_options){.limits = *limits,
                                                           .kv_dtype = kv_dtype(run),
                                                           .logits = needs_logits(needs),

@@ -90,6 +90,9 @@ enum phx_comm_kind phx_run_comm_kind(int size, enum phx_device_kind device, int 
 /// ignored.
 enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *needs);
 
+/// What the engine of a started run is made of, for those who look at its work.
+struct phx_engine_parts phx_run_parts(const struct phx_run *run);
+
 /// Collective: the orderly end of what phx_run_start made. Then destroy.
 void phx_run_finish(struct phx_run *run);
 /// Frees everything but the world; accepts NULL; never communicates.

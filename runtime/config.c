@@ -456,7 +456,7 @@ struct phx_model_shape phx_config_shape(const struct phx_config *config,
     };
 }
 
-static int64_t dim_length(const struct phx_config *config, int32_t layer, enum phx_dim dim)
+int64_t phx_config_dim(const struct phx_config *config, int32_t layer, enum phx_dim dim)
 {
     const struct phx_layer_shape *shape = &config->layers[layer].shape;
     switch (dim) {
@@ -473,6 +473,7 @@ static int64_t dim_length(const struct phx_config *config, int32_t layer, enum p
     case PHX_DIM_VOCAB:
         return config->vocab;
     default:
+        PHX_ASSERT(dim == PHX_DIM_ONE);
         return 1;
     }
 }
@@ -485,8 +486,8 @@ int64_t phx_config_parameters(const struct phx_config *config)
     for (size_t i = 0; i < n_rows; i++) {
         if (!phx_weight_row_wanted(&rows[i], config)) continue;
         for (int32_t layer = 0; layer < (rows[i].per_layer ? config->n_layers : 1); layer++) {
-            parameters += dim_length(config, layer, rows[i].row_dim) *
-                          dim_length(config, layer, rows[i].col_dim);
+            parameters += phx_config_dim(config, layer, rows[i].row_dim) *
+                          phx_config_dim(config, layer, rows[i].col_dim);
         }
     }
     return parameters;

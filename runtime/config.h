@@ -81,6 +81,9 @@ void phx_config_inv_freq(const struct phx_config *config, int32_t layer, float *
 struct phx_model_shape phx_config_shape(const struct phx_config *config,
                                         struct phx_layer_shape *layers);
 
+/// How long a dimension is in a layer, on all ranks together.
+int64_t phx_config_dim(const struct phx_config *config, int32_t layer, enum phx_dim dim);
+
 /// Parameters of the whole model, tied weights counted once.
 int64_t phx_config_parameters(const struct phx_config *config);
 

@@ -61,6 +61,15 @@ static void find_room(const struct phx_memory_share *share, struct phx_memory_pl
     out->fill_bytes = info.kind == PHX_DEVICE_CUDA ? out->room_bytes : out->room_bytes / 2;
 }
 
+/* Of any rank: the communicator makes room for the largest part of a gather. */
+static int64_t most_vocab(const struct phx_shard_plan *plan)
+{
+    int64_t most = 0;
+    for (int r = 0; r < phx_shard_plan_size(plan); r++)
+        most = max64(most, phx_interval_length(phx_shard_plan_interval(plan, r, 0, PHX_DIM_VOCAB)));
+    return most;
+}
+
 void phx_memory_plan_make(const struct phx_config *config, const struct phx_shard_plan *plan,
                           const struct phx_checkpoint *checkpoint,
                           const struct phx_memory_share *share, const struct phx_comm_options *comm,
@@ -84,7 +93,7 @@ void phx_memory_plan_make(const struct phx_config *config, const struct phx_shar
     out->comm.max_reduce_bytes = phx_forward_reduce_bytes(config, device, limits->max_rows);
     out->comm.max_gather_bytes =
         (size_t)limits->max_outputs *
-        (size_t)max64(vocab * (int64_t)sizeof(float),
+        (size_t)max64(most_vocab(plan) * (int64_t)sizeof(float),
                       (PHX_MAX_CANDIDATES + 1) * (int64_t)sizeof(struct phx_candidate));
     out->partials_bytes = 2 * out->comm.max_reduce_bytes;
     out->comm_bytes = out->partials_bytes + phx_comm_bytes(&out->comm, phx_shard_plan_size(plan));

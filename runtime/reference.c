@@ -51,28 +51,6 @@ struct phx_reference {
 
 /* ---- tensors ---- */
 
-static int64_t length_of(const struct phx_config *config, int32_t layer, enum phx_dim dim)
-{
-    const struct phx_layer_shape *shape = &config->layers[layer].shape;
-    switch (dim) {
-    case PHX_DIM_HIDDEN:
-        return config->hidden;
-    case PHX_DIM_HEAD:
-        return shape->head_dim;
-    case PHX_DIM_Q:
-        return (int64_t)shape->n_heads * shape->head_dim;
-    case PHX_DIM_KV:
-        return (int64_t)shape->n_kv_heads * shape->head_dim;
-    case PHX_DIM_FFN:
-        return shape->ffn;
-    case PHX_DIM_VOCAB:
-        return config->vocab;
-    default:
-        PHX_ASSERT(dim == PHX_DIM_ONE);
-        return 1;
-    }
-}
-
 static enum phx_status find_tensor(const struct phx_reference *r, enum phx_slot slot, int index,
                                    int32_t layer, struct tensor *out)
 {
@@ -82,8 +60,8 @@ static enum phx_status find_tensor(const struct phx_reference *r, enum phx_slot 
         if (rows[i].slot == slot && index-- == 0) row = &rows[i];
     *out = (struct tensor){0};
     if (row == NULL || !phx_weight_row_wanted(row, r->config)) return PHX_OK;
-    out->rows = length_of(r->config, layer, row->row_dim);
-    out->cols = length_of(r->config, layer, row->col_dim);
+    out->rows = phx_config_dim(r->config, layer, row->row_dim);
+    out->cols = phx_config_dim(r->config, layer, row->col_dim);
     out->dummy = phx_weight_row_dummy(row, layer, out->cols);
     if (r->checkpoint == NULL) return PHX_OK;
 
@@ -458,9 +436,9 @@ phx_reference_run(const struct phx_reference *reference, const int32_t *ids, int
     const struct phx_config *config = reference->config;
     int64_t q = 0, kv = 0, heads = 0, ffn = 0, hidden = config->hidden;
     for (int32_t l = 0; l < config->n_layers; l++) {
-        widen(&q, length_of(config, l, PHX_DIM_Q));
-        widen(&kv, length_of(config, l, PHX_DIM_KV));
-        widen(&ffn, length_of(config, l, PHX_DIM_FFN));
+        widen(&q, phx_config_dim(config, l, PHX_DIM_Q));
+        widen(&kv, phx_config_dim(config, l, PHX_DIM_KV));
+        widen(&ffn, phx_config_dim(config, l, PHX_DIM_FFN));
         widen(&heads, config->layers[l].shape.n_heads);
     }
     struct pass p = {.r = reference, .n = n, .see = see, .user = user};

@@ -48,16 +48,9 @@ static enum phx_status prepare(struct job *job, const struct phx_run *run)
 
 static enum phx_status make_audit(struct job *job, struct phx_run *run)
 {
+    struct phx_engine_parts parts = phx_run_parts(run);
     return phx_audit_create(
-        &(struct phx_engine_parts){.world = run->world,
-                                   .device = run->device,
-                                   .stream = run->stream,
-                                   .comm = run->comm,
-                                   .partials = run->partials,
-                                   .config = run->config,
-                                   .plan = run->plan,
-                                   .weights = run->weights},
-        run->engine, &run->memory.stream_limits,
+        &parts, run->engine, &run->memory.stream_limits,
         &(struct phx_audit_options){.prompt_ids = job->ids,
                                     .n_prompt = job->n_ids,
                                     .layers = job->layers,

@@ -71,15 +71,8 @@ static enum phx_status prepare(struct job *job, const struct phx_run *run)
 
 static enum phx_status make_compare(struct job *job, struct phx_run *run)
 {
-    return phx_compare_create(&(struct phx_engine_parts){.world = run->world,
-                                                         .device = run->device,
-                                                         .stream = run->stream,
-                                                         .comm = run->comm,
-                                                         .partials = run->partials,
-                                                         .config = run->config,
-                                                         .plan = run->plan,
-                                                         .weights = run->weights},
-                              run->engine, &run->memory.stream_limits,
+    struct phx_engine_parts parts = phx_run_parts(run);
+    return phx_compare_create(&parts, run->engine, &run->memory.stream_limits,
                               &(struct phx_compare_options){
                                   .prompt_ids = job->ids,
                                   .n_prompt = job->n_ids,

@@ -197,16 +197,9 @@ static enum phx_status audit(struct phx_run *run, const int32_t *ids, const bool
 {
     struct phx_audit *a = NULL;
     bool passed;
+    struct phx_engine_parts parts = phx_run_parts(run);
     PHX_TRY(phx_audit_create(
-        &(struct phx_engine_parts){.world = run->world,
-                                   .device = run->device,
-                                   .stream = run->stream,
-                                   .comm = run->comm,
-                                   .partials = run->partials,
-                                   .config = run->config,
-                                   .plan = run->plan,
-                                   .weights = run->weights},
-        run->engine, &run->memory.stream_limits,
+        &parts, run->engine, &run->memory.stream_limits,
         &(struct phx_audit_options){
             .prompt_ids = ids, .n_prompt = N_IDS, .layers = layers, .tolerance = mode.tolerance},
         &a));
@@ -228,15 +221,8 @@ static enum phx_status audit(struct phx_run *run, const int32_t *ids, const bool
 static enum phx_status compare(struct phx_run *run, const int32_t *ids, struct outcome *out)
 {
     struct phx_compare *c = NULL;
-    PHX_TRY(phx_compare_create(&(struct phx_engine_parts){.world = run->world,
-                                                          .device = run->device,
-                                                          .stream = run->stream,
-                                                          .comm = run->comm,
-                                                          .partials = run->partials,
-                                                          .config = run->config,
-                                                          .plan = run->plan,
-                                                          .weights = run->weights},
-                               run->engine, &run->memory.stream_limits,
+    struct phx_engine_parts parts = phx_run_parts(run);
+    PHX_TRY(phx_compare_create(&parts, run->engine, &run->memory.stream_limits,
                                &(struct phx_compare_options){.prompt_ids = ids,
                                                              .n_prompt = N_COMPARED,
                                                              .tolerance = mode.tolerance},
