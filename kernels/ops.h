@@ -159,7 +159,9 @@ struct phx_attention_tap {
 /// rank:
 ///   s_j = soft_cap(scale * q.k_j), soft_cap(s) = c tanh(s / c) with c = 0: s
 ///   out = sum_j exp(s_j) v_j / sum_j exp(s_j);  lse = log sum_j exp(s_j)
-/// Without such keys out = 0 and lse = -inf.
+/// Without such keys out = 0 and lse = -inf. NaN in the row's q or in such a k or v gives NaN; in a
+/// k or v that no row of the sequence sees in this step it changes nothing, nor does it in a k that
+/// only other rows see (a backend may multiply such a v by 0, which takes its NaN along).
 struct phx_attention {
     struct phx_tensor q; ///< act [N, Hq D]
     int32_t n_heads;     ///< Hq

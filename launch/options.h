@@ -95,7 +95,7 @@ struct phx_options {
     const char *heads;   ///< "all" or a list; NULL: the first of each group
     const char *against; ///< "solo" or a folder
     const char *dump;    ///< folder; NULL: none
-    bool quick;
+    bool quick, brief;
     const char *json_out; ///< file for JSON, "-" for standard output; NULL: none
 
     /* plan */

@@ -113,10 +113,8 @@ enum phx_status phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *st
     return comm->ops->all_reduce(comm, stream, x);
 }
 
-enum phx_status phx_comm_sum_then_norm(struct phx_comm *comm, struct phx_stream *stream,
-                                       const struct phx_reduce_norm *args)
+enum phx_status phx_comm_norm_sum(struct phx_stream *stream, const struct phx_reduce_norm *args)
 {
-    PHX_TRY(comm->ops->all_reduce(comm, stream, args->partial));
     return phx_op_add_norm(stream, &(struct phx_add_norm){
                                        .x = args->partial,
                                        .residual = args->residual,
@@ -125,6 +123,13 @@ enum phx_status phx_comm_sum_then_norm(struct phx_comm *comm, struct phx_stream 
                                        .epsilon = args->epsilon,
                                        .out = args->out,
                                    });
+}
+
+enum phx_status phx_comm_sum_then_norm(struct phx_comm *comm, struct phx_stream *stream,
+                                       const struct phx_reduce_norm *args)
+{
+    PHX_TRY(comm->ops->all_reduce(comm, stream, args->partial));
+    return phx_comm_norm_sum(stream, args);
 }
 
 enum phx_status phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *stream,

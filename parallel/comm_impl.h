@@ -53,7 +53,9 @@ enum phx_status phx_comm_create_as(const struct phx_comm_ops *ops, struct phx_wo
                                    struct phx_device *device,
                                    const struct phx_comm_options *options, struct phx_comm **out);
 
-/// The composition that defines reduce_norm: all_reduce, then phx_op_add_norm.
+/// What reduce_norm does once args->partial is the sum: phx_op_add_norm.
+enum phx_status phx_comm_norm_sum(struct phx_stream *stream, const struct phx_reduce_norm *args);
+/// The composition that defines reduce_norm: all_reduce, then that.
 enum phx_status phx_comm_sum_then_norm(struct phx_comm *comm, struct phx_stream *stream,
                                        const struct phx_reduce_norm *args);
 

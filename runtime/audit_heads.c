@@ -148,7 +148,7 @@ static double block_error(const struct phx_judge *j, const struct phx_judge_row 
         const double *own =
             truth + ((j->first[row->text] + b * PAGE + key) * j->kv_heads + kv_head) * j->dim;
         double off = phx_judge_error(block + key * j->dim, own, j->dim, sizes->largest[kv_head]);
-        if (!(off <= worst)) worst = off;
+        worst = phx_judge_worse(worst, off);
     }
     return worst;
 }
@@ -280,7 +280,7 @@ static void judge_scores(struct phx_judge *j, const struct phx_judge_row *row, i
                              1 / sqrt((double)j->dim), truth);
         double error = phx_judge_error(live + first, truth + first, n - first, scale);
         double *distance = &j->distance[q * j->kv_heads + kv];
-        if (!(error <= *distance)) *distance = error;
+        *distance = phx_judge_worse(*distance, error);
         if (kv != wanted) continue;
         phx_judge_note(j, PHX_CHECK_SCORES, phx_judge_good(j, error), error,
                        phx_judge_place(j, rank, q, wanted, row),
@@ -305,7 +305,7 @@ static void judge_values(struct phx_judge *j, const struct phx_judge_row *row, i
                              row->position, j->config->layers[j->layer].window, out);
         double error = phx_judge_error(attended + local * j->dim, out, j->dim, scale);
         double *distance = &distances[q * j->kv_heads + kv];
-        if (!(error <= *distance)) *distance = error;
+        *distance = phx_judge_worse(*distance, error);
         if (kv == wanted)
             phx_judge_note(j, PHX_CHECK_VALUES, phx_judge_good(j, error), error,
                            phx_judge_place(j, rank, q, wanted, row),
@@ -337,7 +337,7 @@ static void judge_weights(struct phx_judge *j, const struct phx_judge_row *row, 
         } else {
             double wanted = exp((double)scores[i] - (double)maxima[i]);
             double off = fabs((double)weights[i] - wanted);
-            if (!(off <= worst)) worst = off;
+            worst = phx_judge_worse(worst, off);
         }
         sum += (double)weights[i] * exp((double)maxima[i] - (double)sums[0]);
     }

@@ -81,7 +81,7 @@ static bool are_twins(const struct phx_judge *j, const double *truth, int64_t a,
     for (int64_t i = 0; i < j->n_all; i++) {
         for (int64_t d = 0; d < j->dim; d++) {
             const double x = truth[(i * j->kv_heads + a) * j->dim + d];
-            most = fmax(most, fabs(x - truth[(i * j->kv_heads + b) * j->dim + d]));
+            most = phx_judge_worse(most, fabs(x - truth[(i * j->kv_heads + b) * j->dim + d]));
             scale = fmax(scale, fabs(x));
         }
     }

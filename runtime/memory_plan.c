@@ -48,7 +48,8 @@ static struct phx_limits stream_limits(const struct phx_config *config,
     return l;
 }
 
-/* What is free, less rank 0's logits where they lie there too. */
+/* What is free. On the CPU less rank 0's logits, on other machines too, which could have that much
+ * more: who shares rank 0's machine is not known here. */
 static void find_room(const struct phx_memory_share *share, struct phx_memory_plan *out)
 {
     struct phx_device_info info;

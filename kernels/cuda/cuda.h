@@ -35,7 +35,7 @@ struct phx_cuda_stream {
     struct phx_cuda_plans *plans;
     struct phx_buffer *memory; ///< the parts, in this order
     struct phx_cuda_scratch sizes;
-    char *workspace, *packed, *wide, *partial, *best;
+    char *workspace, *packed, *wide, *partial, *tickets, *best;
 };
 
 static inline struct phx_cuda_device *phx_cuda_device(const struct phx_stream *stream)

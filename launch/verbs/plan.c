@@ -198,7 +198,7 @@ static int64_t find_most(const struct job *job, const struct phx_plan_case *c, b
     if (of_texts) {
         int64_t pages = INT64_C(1) << 30; /* what a table of pages can count */
         most = pages / (r->context / PHX_PAGE_TOKENS + 2);
-        if (most > PHX_PLAN_MOST_TEXTS) most = PHX_PLAN_MOST_TEXTS;
+        if (most > PHX_MAX_SEQS) most = PHX_MAX_SEQS;
     }
     while (fit < most) {
         int64_t middle = most - (most - fit) / 2;

@@ -2,8 +2,8 @@
 /// The faults that a test plants into the program, one at a time: the ways in which heads, ranks
 /// and caches have been mixed up in one engine or another.
 ///
-/// Those of kernels are edits of their sources (plant.cmake), those of weights change what the
-/// loader walks over (fault_weights.c).
+/// Those of kernels are edits of their sources (plant_cpu.cmake, plant_cuda.cmake), those of
+/// weights change what the loader walks over (fault_weights.c), whatever the device.
 #ifndef PHX_TESTS_FAULTS_FAULT_H
 #define PHX_TESTS_FAULTS_FAULT_H
 
