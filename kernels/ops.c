@@ -217,6 +217,70 @@ enum phx_status phx_op_gate_up(struct phx_stream *stream, const struct phx_gate_
     RUN(gate_up);
 }
 
+/* Lists for N rows. */
+static void check_routing(const struct phx_stream *stream, const struct phx_routing *r, int64_t n)
+{
+    const int64_t k = r->ids.cols;
+    PHX_ASSERT(r->n_experts >= 1 && r->n_experts <= PHX_MAX_EXPERTS);
+    PHX_ASSERT(r->first_local >= 0 && r->n_local >= 1);
+    PHX_ASSERT(r->n_local <= r->n_experts - r->first_local);
+    PHX_ASSERT(n <= stream->limits.max_rows && k >= 1 && k <= r->n_experts && k <= PHX_MAX_CHOSEN);
+    PHX_ASSERT(is(stream, r->ids, PHX_I32, n, k) && r->ids.stride == k);
+    PHX_ASSERT(is_f32(stream, r->weights, n, k) && r->weights.stride == k);
+    PHX_ASSERT(is(stream, r->groups, PHX_I32, 1, r->n_local + 1 + n * k));
+}
+
+enum phx_status phx_op_route(struct phx_stream *stream, const struct phx_route *args)
+{
+    const struct phx_routing *r = &args->routing;
+    const int64_t n = args->logits.rows;
+    check_routing(stream, r, n);
+    PHX_ASSERT(is_f32(stream, args->logits, n, r->n_experts));
+    PHX_ASSERT(apart(args->logits, r->ids) && apart(args->logits, r->weights));
+    PHX_ASSERT(apart(args->logits, r->groups) && apart(r->ids, r->weights));
+    PHX_ASSERT(apart(r->ids, r->groups) && apart(r->weights, r->groups));
+    if (n == 0) return PHX_OK;
+    RUN(route);
+}
+
+enum phx_status phx_op_experts_gate_up(struct phx_stream *stream,
+                                       const struct phx_experts_gate_up *args)
+{
+    const struct phx_routing *r = &args->routing;
+    const int64_t n = args->x.rows, in = args->x.cols, f = args->out.cols;
+    check_routing(stream, r, n);
+    PHX_ASSERT(in >= 1 && in <= stream->limits.max_in && f >= 1);
+    PHX_ASSERT(is_act(stream, args->x, n, in));
+    PHX_ASSERT(is_weight(stream, args->weight, r->n_local * 2 * f, in));
+    PHX_ASSERT(args->activation == PHX_SILU || args->activation == PHX_GELU_TANH);
+    PHX_ASSERT(is_act(stream, args->out, n * r->ids.cols, f));
+    PHX_ASSERT(apart(args->out, args->x) && apart(args->out, r->ids));
+    PHX_ASSERT(apart(args->out, r->weights) && apart(args->out, r->groups));
+    if (n == 0) return PHX_OK;
+    RUN(experts_gate_up);
+}
+
+enum phx_status phx_op_experts_down(struct phx_stream *stream, const struct phx_experts_down *args)
+{
+    const struct phx_routing *r = &args->routing;
+    const int64_t n = args->out.rows, e = args->out.cols, in = args->x.cols, k = r->ids.cols;
+    check_routing(stream, r, n);
+    PHX_ASSERT(in >= 1 && in <= stream->limits.max_in && e >= 1);
+    PHX_ASSERT(is_act(stream, args->x, n * k, in));
+    PHX_ASSERT(is_weight(stream, args->weight, r->n_local * e, in));
+    PHX_ASSERT(is_act(stream, args->parts, n * k, e));
+    PHX_ASSERT(absent(args->add) == absent(args->add_gate));
+    PHX_ASSERT(absent(args->add) || is_act(stream, args->add, n, e));
+    PHX_ASSERT(absent(args->add) || is_f32(stream, args->add_gate, n, 1));
+    PHX_ASSERT(is_act(stream, args->out, n, e));
+    PHX_ASSERT(apart(args->parts, args->x) && apart(args->parts, args->out));
+    PHX_ASSERT(apart(args->parts, args->add) && apart(args->parts, args->add_gate));
+    PHX_ASSERT(apart(args->out, args->x) && apart(args->out, args->add));
+    PHX_ASSERT(apart(args->out, args->add_gate));
+    if (n == 0) return PHX_OK;
+    RUN(experts_down);
+}
+
 enum phx_status phx_op_rope_table(struct phx_stream *stream, const struct phx_rope_table *args)
 {
     const int64_t n = args->out.rows, half = args->inv_freq.cols;

@@ -69,6 +69,57 @@ struct phx_gate_up {
 };
 enum phx_status phx_op_gate_up(struct phx_stream *stream, const struct phx_gate_up *args);
 
+/* ---- mixtures of experts ----
+ *
+ * Of the model's X experts, k are chosen for a row. Pair p = n k + j is the j-th choice of row n.
+ * This rank holds L experts: all of them with a part of their columns, or some of them whole. */
+
+enum { PHX_MAX_EXPERTS = 1024, PHX_MAX_CHOSEN = 32 }; ///< largest X and k
+
+struct phx_routing {
+    int32_t n_experts;            ///< X
+    int32_t first_local, n_local; ///< this rank's experts: L from first_local on
+    struct phx_tensor ids;        ///< i32 [N, k] without gaps: experts, the most likely first
+    struct phx_tensor weights;    ///< f32 [N, k] without gaps
+    struct phx_tensor groups;     ///< i32 [1, L + 1 + N k]: notes of the backend, for its own eyes
+};
+
+/// p = softmax(logits[n]) over the X experts; ids[n] = the k with the largest p, lower ids first
+/// among equals (a NaN counts as minus infinity there); weights[n][j] = p[ids[n][j]], divided by
+/// the sum of the k where `normalize`. Fills `routing`.
+struct phx_route {
+    struct phx_tensor logits; ///< f32 [N, X]
+    bool normalize;
+    struct phx_routing routing; ///< lists of it are outputs
+};
+enum phx_status phx_op_route(struct phx_stream *stream, const struct phx_route *args);
+
+/// For each pair whose expert is this rank's: out[p] = act(x[n] Wg^T) * (x[n] Wu^T) with the
+/// expert's Wg above Wu. Rows of other pairs are undefined.
+struct phx_experts_gate_up {
+    struct phx_tensor x; ///< act [N, in]
+    struct phx_routing routing;
+    const struct phx_weight *weight; ///< [L 2F, in], expert above expert
+    enum phx_activation activation;
+    struct phx_tensor out; ///< act [N k, F]
+};
+enum phx_status phx_op_experts_gate_up(struct phx_stream *stream,
+                                       const struct phx_experts_gate_up *args);
+
+/// out[n] = sum over the pairs of row n whose expert is this rank's, in the order of j, of
+/// weights[n][j] * (x[p] W^T), with the expert's W; then, with `add`, + sigmoid(add_gate[n]) *
+/// add[n]. sigmoid(z) = 1 / (1 + exp(-z)).
+struct phx_experts_down {
+    struct phx_tensor x; ///< act [N k, in]; rows of other ranks' pairs are not read
+    struct phx_routing routing;
+    const struct phx_weight *weight; ///< [L E, in], expert above expert
+    struct phx_tensor parts;         ///< act [N k, E], scratch: undefined afterwards
+    struct phx_tensor add;           ///< act [N, E], optional
+    struct phx_tensor add_gate;      ///< f32 [N, 1], gaps allowed; present where `add` is
+    struct phx_tensor out;           ///< act [N, E]
+};
+enum phx_status phx_op_experts_down(struct phx_stream *stream, const struct phx_experts_down *args);
+
 enum { PHX_PAGE_TOKENS = 64 };
 
 /// One layer's share of the paged KV cache: [page][kv head][64][D], K and V apart.

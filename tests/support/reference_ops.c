@@ -55,6 +55,35 @@ void ref_gate_up(int64_t n, int64_t in, int64_t f, const double *x, const double
     free(both);
 }
 
+/* How many experts come before `e`: those with more, and of those with as much the lower ones. */
+static int64_t experts_before(const double *z, int64_t n_experts, int64_t e)
+{
+    const double own = isnan(z[e]) ? -INFINITY : z[e];
+    int64_t before = 0;
+    for (int64_t i = 0; i < n_experts; i++) {
+        const double other = isnan(z[i]) ? -INFINITY : z[i];
+        before += other > own || (other == own && i < e);
+    }
+    return before;
+}
+
+void ref_route(int64_t n, int64_t n_experts, int64_t k, const double *logits, bool normalize,
+               double *ids, double *weights)
+{
+    for (int64_t r = 0; r < n; r++, logits += n_experts, ids += k, weights += k) {
+        double all = 0, chosen = 0;
+        for (int64_t e = 0; e < n_experts; e++) all += exp(logits[e]);
+        for (int64_t e = 0; e < n_experts; e++) {
+            const int64_t j = experts_before(logits, n_experts, e);
+            if (j >= k) continue;
+            ids[j] = (double)e;
+            weights[j] = exp(logits[e]) / all;
+            chosen += weights[j];
+        }
+        for (int64_t j = 0; j < k && normalize; j++) weights[j] /= chosen;
+    }
+}
+
 void ref_rope_table(int64_t n, int64_t half, const int32_t *positions, const double *inv_freq,
                     double scale, double *out)
 {

@@ -16,6 +16,9 @@ void ref_linear(int64_t n, int64_t in, int64_t out, const double *x, const doubl
                 const double *bias, double *y);
 void ref_gate_up(int64_t n, int64_t in, int64_t f, const double *x, const double *weight,
                  const double *bias, enum phx_activation activation, double *y);
+/// ids and weights [n, k].
+void ref_route(int64_t n, int64_t n_experts, int64_t k, const double *logits, bool normalize,
+               double *ids, double *weights);
 void ref_rope_table(int64_t n, int64_t half, const int32_t *positions, const double *inv_freq,
                     double scale, double *out);
 /// One head: norm (NULL: none), then rotation of the first `rotated` dimensions (0: none).
