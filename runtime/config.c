@@ -7,12 +7,14 @@
 #include <string.h>
 
 #include "kernels/base/check.h"
+#include "runtime/experts_config.h"
 #include "runtime/json.h"
 #include "runtime/rope_config.h"
 #include "runtime/weights.h"
 
 /* Limits far above any published model, chosen so that the bytes of all weights fit in 63 bits:
- * MAX_LAYERS * (4 * MAX_HEADS * MAX_HEAD_DIM + 3 * MAX_FFN) * MAX_HIDDEN * 4 < 2^63. */
+ * MAX_LAYERS * (4 * MAX_HEADS * MAX_HEAD_DIM + 6 * MAX_FFN) * MAX_HIDDEN * 4 < 2^63, where all
+ * experts of a layer together have no more columns than MAX_FFN. */
 enum {
     MAX_LAYERS = 1 << 12,
     MAX_HEADS = 1 << 14,
@@ -23,7 +25,12 @@ enum {
 };
 
 /* Which layers have the sliding window when the config has no layer_types. */
-enum window_rule { WINDOW_NEVER, WINDOW_ALL, WINDOW_UPPER };
+enum window_rule {
+    WINDOW_NEVER,
+    WINDOW_ALL,
+    WINDOW_UPPER,     /* if in use: from max_window_layers on */
+    WINDOW_EVEN_LOWER /* if in use: every other one, from the first, before max_window_layers */
+};
 
 /* What differs between the families, as in the configuration and attention classes of
  * transformers: its rules hold where a key is absent. */
@@ -35,12 +42,23 @@ static const struct family {
     bool qkv_bias; /* always */
     bool qk_norm;
     enum window_rule window_rule;
+    bool window_absent; /* without the key sliding_window there is no window */
+    bool window_switch; /* use_sliding_window says whether there is one */
+    bool qkv_bias_key;  /* qkv_bias gives q, k and v a bias, true if absent */
+    enum phx_experts_rule experts;
 } families[PHX_FAMILY_COUNT] = {
     [PHX_LLAMA] = {"llama", .attention_bias_key = true, .mlp_bias_key = true},
     [PHX_MISTRAL] = {"mistral", .window_rule = WINDOW_ALL},
-    [PHX_QWEN2] = {"qwen2", .qkv_bias = true, .window_rule = WINDOW_UPPER},
+    [PHX_QWEN2] = {"qwen2", .qkv_bias = true, .window_rule = WINDOW_UPPER, .window_switch = true},
     [PHX_QWEN3] = {"qwen3", .default_head_dim = 128, .attention_bias_key = true, .qk_norm = true,
-                   .window_rule = WINDOW_UPPER},
+                   .window_rule = WINDOW_UPPER, .window_switch = true},
+    [PHX_MIXTRAL] = {"mixtral", .window_rule = WINDOW_ALL, .window_absent = true,
+                     .experts = PHX_EXPERTS_MIXTRAL},
+    [PHX_QWEN2_MOE] = {"qwen2_moe", .qkv_bias_key = true, .window_rule = WINDOW_EVEN_LOWER,
+                       .window_switch = true, .experts = PHX_EXPERTS_QWEN2},
+    [PHX_QWEN3_MOE] = {"qwen3_moe", .attention_bias_key = true, .qk_norm = true,
+                       .window_rule = WINDOW_ALL, .window_switch = true,
+                       .experts = PHX_EXPERTS_QWEN3},
 };
 
 /* Keys that change the result in a way that this program does not follow, except at the value that
@@ -68,8 +86,6 @@ static const struct unsupported_key {
     {"is_causal", "true", "attention to later tokens"},
     {"use_bidirectional_attention", "false", "attention to later tokens"},
     {"is_encoder_decoder", "false", "an encoder"},
-    {"num_local_experts", "0", "experts"},
-    {"num_experts", "0", "experts"},
 };
 
 static bool is_harmless(const json_t *value, const char *harmless)
@@ -196,7 +212,7 @@ static enum phx_status parse_heads(const struct phx_json *json, const struct phx
     return PHX_OK;
 }
 
-/* Sizes; every layer has the same shape. */
+/* Sizes; every layer has the same shape, but for experts. */
 static enum phx_status parse_shape(const struct phx_json *json, struct phx_config *config)
 {
     static const char *const required[] = {
@@ -240,12 +256,13 @@ static enum phx_status parse_bias_key(const struct phx_json *json, const char *k
 static enum phx_status parse_switches(const struct phx_json *json, struct phx_config *config)
 {
     const struct family *family = &families[config->family];
-    bool attention_bias = false;
+    bool attention_bias = false, qkv_bias = family->qkv_bias || family->qkv_bias_key;
     PHX_TRY(phx_json_bool(json, "tie_word_embeddings", &config->tied));
     PHX_TRY(parse_bias_key(json, "attention_bias", family->attention_bias_key || family->qkv_bias,
                            &attention_bias));
     PHX_TRY(parse_bias_key(json, "mlp_bias", family->mlp_bias_key, &config->mlp_bias));
-    config->qkv_bias = family->qkv_bias || attention_bias;
+    if (family->qkv_bias_key) PHX_TRY(phx_json_bool(json, "qkv_bias", &qkv_bias));
+    config->qkv_bias = qkv_bias || attention_bias;
     config->o_bias = family->attention_bias_key && attention_bias;
     config->qk_norm = family->qk_norm;
     return PHX_OK;
@@ -281,9 +298,18 @@ static enum phx_status parse_layer_types(const struct phx_json *json, const json
     return PHX_OK;
 }
 
+/* Without layer_types. */
+static bool has_window(enum window_rule rule, int32_t layer, int64_t max_window_layers)
+{
+    if (rule == WINDOW_UPPER) return layer >= max_window_layers;
+    if (rule == WINDOW_EVEN_LOWER) return layer % 2 == 0 && layer < max_window_layers;
+    return true;
+}
+
 static enum phx_status parse_windows(const struct phx_json *json, struct phx_config *config)
 {
-    enum window_rule rule = families[config->family].window_rule;
+    const struct family *family = &families[config->family];
+    enum window_rule rule = family->window_rule;
     int64_t window = 0, first = 28;
     bool use = false;
     const json_t *types = NULL;
@@ -292,8 +318,10 @@ static enum phx_status parse_windows(const struct phx_json *json, struct phx_con
     PHX_TRY(phx_json_bool(json, "use_sliding_window", &use));
     PHX_TRY(phx_json_array(json, "layer_types", &types));
     /* transformers takes a window of 4096 where the key is absent, as opposed to null. */
-    if (rule != WINDOW_NEVER && !json_object_get(json->object, "sliding_window")) window = 4096;
-    if (rule == WINDOW_UPPER && !use) window = 0;
+    if (rule != WINDOW_NEVER && !family->window_absent &&
+        !json_object_get(json->object, "sliding_window"))
+        window = 4096;
+    if (family->window_switch && !use) window = 0;
     if (types) return parse_layer_types(json, types, window, config);
     if (rule == WINDOW_NEVER && window != 0) {
         return phx_fail(PHX_UNSUPPORTED,
@@ -302,7 +330,7 @@ static enum phx_status parse_windows(const struct phx_json *json, struct phx_con
                         json->file, window, config->model_type);
     }
     for (int32_t i = 0; i < config->n_layers; i++)
-        config->layers[i].window = rule == WINDOW_UPPER && i < first ? 0 : (int32_t)window;
+        config->layers[i].window = has_window(rule, i, first) ? (int32_t)window : 0;
     return PHX_OK;
 }
 
@@ -337,6 +365,7 @@ static enum phx_status parse_config(const struct phx_json *json, struct phx_conf
     PHX_TRY(parse_family(json, config));
     PHX_TRY(refuse_unsupported(json));
     PHX_TRY(parse_shape(json, config));
+    PHX_TRY(phx_experts_config_parse(json, families[config->family].experts, config));
     PHX_TRY(parse_switches(json, config));
     PHX_TRY(parse_windows(json, config));
     PHX_TRY(parse_activation(json, &config->activation));
@@ -453,6 +482,7 @@ struct phx_model_shape phx_config_shape(const struct phx_config *config,
         .vocab = config->vocab,
         .n_layers = config->n_layers,
         .layers = layers,
+        .expert_parallel = config->expert_parallel,
     };
 }
 
@@ -472,6 +502,12 @@ int64_t phx_config_dim(const struct phx_config *config, int32_t layer, enum phx_
         return shape->ffn;
     case PHX_DIM_VOCAB:
         return config->vocab;
+    case PHX_DIM_EXPERTS:
+        return shape->n_experts;
+    case PHX_DIM_MOE_FFN:
+        return shape->moe_ffn;
+    case PHX_DIM_SHARED_FFN:
+        return shape->shared_ffn;
     default:
         PHX_ASSERT(dim == PHX_DIM_ONE);
         return 1;
@@ -484,9 +520,10 @@ int64_t phx_config_parameters(const struct phx_config *config)
     const struct phx_weight_row *rows = phx_weight_rows(config, &n_rows);
     int64_t parameters = 0;
     for (size_t i = 0; i < n_rows; i++) {
-        if (!phx_weight_row_wanted(&rows[i], config)) continue;
         for (int32_t layer = 0; layer < (rows[i].per_layer ? config->n_layers : 1); layer++) {
-            parameters += phx_config_dim(config, layer, rows[i].row_dim) *
+            if (!phx_weight_row_wanted(&rows[i], config, layer)) continue;
+            int64_t n = rows[i].per_expert ? config->layers[layer].shape.n_experts : 1;
+            parameters += n * phx_config_dim(config, layer, rows[i].row_dim) *
                           phx_config_dim(config, layer, rows[i].col_dim);
         }
     }

@@ -16,7 +16,16 @@
 #include "kernels/ops.h"
 #include "parallel/shard_plan.h"
 
-enum phx_family { PHX_LLAMA, PHX_MISTRAL, PHX_QWEN2, PHX_QWEN3, PHX_FAMILY_COUNT };
+enum phx_family {
+    PHX_LLAMA,
+    PHX_MISTRAL,
+    PHX_QWEN2,
+    PHX_QWEN3,
+    PHX_MIXTRAL,
+    PHX_QWEN2_MOE,
+    PHX_QWEN3_MOE,
+    PHX_FAMILY_COUNT
+};
 
 enum phx_rope_kind { PHX_ROPE_DEFAULT, PHX_ROPE_LINEAR, PHX_ROPE_LLAMA3 };
 
@@ -30,7 +39,7 @@ struct phx_rope_config {
 };
 
 struct phx_layer_config {
-    struct phx_layer_shape shape; ///< H, K, D, ffn
+    struct phx_layer_shape shape; ///< H, K, D, columns, experts
     int32_t window;               ///< sliding window in tokens; 0: none
 };
 
@@ -50,9 +59,12 @@ struct phx_config {
     struct phx_rope_config rope;
     bool tied; ///< lm_head is the embedding
     bool qkv_bias, o_bias, mlp_bias;
-    bool qk_norm;         ///< RMS norm per head of q and k
-    enum phx_dtype dtype; ///< what the config says the weights are; the loader trusts the file
-    int32_t bos;          ///< -1: none
+    bool qk_norm;          ///< RMS norm per head of q and k
+    int32_t n_chosen;      ///< experts that a row goes to, where a layer has some
+    bool normalize_choice; ///< their weights are made to add up to 1
+    bool expert_parallel;  ///< not of the file: how experts are to be cut (phx_model_shape)
+    enum phx_dtype dtype;  ///< what the config says the weights are; the loader trusts the file
+    int32_t bos;           ///< -1: none
     int32_t n_eos;
     int32_t eos[PHX_MAX_EOS]; ///< of generation_config.json if it names any, else of config.json
     /// Sampling defaults of generation_config.json; NaN / -1 where it says nothing. "do_sample":

@@ -5,8 +5,7 @@
 #include <string.h>
 
 #include "kernels/base/check.h"
-#include "kernels/base/random.h"
-#include "runtime/weights.h"
+#include "runtime/reference_impl.h"
 
 /* Where each tensor stands in the catalogue: its slot, and the how-manieth of the slot it is. */
 static const struct place {
@@ -22,6 +21,11 @@ static const struct place {
     [PHX_REF_GATE] = {PHX_SLOT_GATE_UP, PHX_SLOT_GATE_UP_BIAS, 0},
     [PHX_REF_UP] = {PHX_SLOT_GATE_UP, PHX_SLOT_GATE_UP_BIAS, 1},
     [PHX_REF_DOWN] = {PHX_SLOT_DOWN, PHX_SLOT_DOWN_BIAS, 0},
+    [PHX_REF_ROUTER] = {PHX_SLOT_ROUTER, PHX_SLOT_COUNT, 0},
+    [PHX_REF_SHARED_SCALE] = {PHX_SLOT_ROUTER, PHX_SLOT_COUNT, 1},
+    [PHX_REF_SHARED_GATE] = {PHX_SLOT_SHARED_GATE_UP, PHX_SLOT_COUNT, 0},
+    [PHX_REF_SHARED_UP] = {PHX_SLOT_SHARED_GATE_UP, PHX_SLOT_COUNT, 1},
+    [PHX_REF_SHARED_DOWN] = {PHX_SLOT_SHARED_DOWN, PHX_SLOT_COUNT, 0},
     [PHX_REF_ATTN_NORM] = {PHX_SLOT_ATTN_NORM, PHX_SLOT_COUNT, 0},
     [PHX_REF_FFN_NORM] = {PHX_SLOT_FFN_NORM, PHX_SLOT_COUNT, 0},
     [PHX_REF_FINAL_NORM] = {PHX_SLOT_FINAL_NORM, PHX_SLOT_COUNT, 0},
@@ -29,44 +33,26 @@ static const struct place {
     [PHX_REF_K_NORM] = {PHX_SLOT_K_NORM, PHX_SLOT_COUNT, 0},
 };
 
-struct tensor {
-    int64_t rows, cols;                 /* rows 0: the model has none */
-    const struct phx_file_tensor *file; /* NULL: made up by `dummy` */
-    struct phx_dummy dummy;
-};
-
-/* A tensor and its bias. */
-struct pair {
-    struct tensor weight, bias;
-};
-
-struct phx_reference {
-    const struct phx_config *config;
-    const struct phx_checkpoint *checkpoint;
-    struct phx_reference_options options;
-    struct pair *tensors; /* [n_layers][PHX_REF_TENSOR_COUNT]; those of no layer in each */
-    int64_t widest;       /* columns */
-    double *row;          /* [widest] scratch */
-};
-
 /* ---- tensors ---- */
 
-static enum phx_status find_tensor(const struct phx_reference *r, enum phx_slot slot, int index,
-                                   int32_t layer, struct tensor *out)
+enum phx_status phx_ref_find(const struct phx_reference *r, enum phx_slot slot, int index,
+                             int32_t layer, int32_t expert, struct phx_ref_matrix *out)
 {
     size_t n_rows;
     const struct phx_weight_row *rows = phx_weight_rows(r->config, &n_rows), *row = NULL;
     for (size_t i = 0; i < n_rows && row == NULL; i++)
-        if (rows[i].slot == slot && index-- == 0) row = &rows[i];
-    *out = (struct tensor){0};
-    if (row == NULL || !phx_weight_row_wanted(row, r->config)) return PHX_OK;
+        if (rows[i].slot == slot && phx_weight_row_wanted(&rows[i], r->config, layer) &&
+            index-- == 0)
+            row = &rows[i];
+    *out = (struct phx_ref_matrix){0};
+    if (row == NULL) return PHX_OK;
     out->rows = phx_config_dim(r->config, layer, row->row_dim);
     out->cols = phx_config_dim(r->config, layer, row->col_dim);
-    out->dummy = phx_weight_row_dummy(row, layer, out->cols);
+    out->dummy = phx_weight_row_dummy(row, layer, expert, out->cols);
     if (r->checkpoint == NULL) return PHX_OK;
 
     char name[PHX_WEIGHT_NAME_BYTES];
-    phx_weight_row_name(row, layer, name);
+    phx_weight_row_name(row, layer, expert, name);
     out->file = phx_checkpoint_find(r->checkpoint, name);
     if (out->file == NULL)
         return phx_fail(PHX_BAD_DATA, "%s has no tensor %s", phx_checkpoint_path(r->checkpoint),
@@ -84,12 +70,12 @@ static enum phx_status find_tensors(struct phx_reference *r)
 {
     for (int32_t l = 0; l < r->config->n_layers; l++) {
         for (int t = 0; t < PHX_REF_TENSOR_COUNT; t++) {
-            struct pair *pair = &r->tensors[l * PHX_REF_TENSOR_COUNT + t];
+            struct phx_ref_pair *pair = &r->tensors[l * PHX_REF_TENSOR_COUNT + t];
             struct place place = places[t];
             if (t == PHX_REF_LM_HEAD && r->config->tied) place = places[PHX_REF_EMBED];
-            PHX_TRY(find_tensor(r, place.slot, place.index, l, &pair->weight));
+            PHX_TRY(phx_ref_find(r, place.slot, place.index, l, 0, &pair->weight));
             if (place.bias_slot != PHX_SLOT_COUNT)
-                PHX_TRY(find_tensor(r, place.bias_slot, place.index, l, &pair->bias));
+                PHX_TRY(phx_ref_find(r, place.bias_slot, place.index, l, 0, &pair->bias));
             if (pair->weight.cols > r->widest) r->widest = pair->weight.cols;
             if (pair->bias.cols > r->widest) r->widest = pair->bias.cols;
         }
@@ -110,6 +96,7 @@ enum phx_status phx_reference_create(const struct phx_config *config,
     r->options = *options;
     r->tensors = calloc((size_t)config->n_layers * PHX_REF_TENSOR_COUNT, sizeof *r->tensors);
     if (r->tensors != NULL) PHX_TRY_GOTO(find_tensors(r), fail);
+    PHX_TRY_GOTO(phx_ref_find_experts(r), fail);
     r->row = calloc((size_t)r->widest + 1, sizeof *r->row);
     if (r->tensors == NULL || r->row == NULL) {
         status = phx_fail(PHX_OUT_OF_MEMORY, "no memory for the reference");
@@ -126,12 +113,13 @@ void phx_reference_destroy(struct phx_reference *reference)
 {
     if (reference == NULL) return;
     free(reference->tensors);
+    free(reference->experts);
     free(reference->row);
     free(reference);
 }
 
-static const struct pair *pair_of(const struct phx_reference *r, enum phx_ref_tensor tensor,
-                                  int32_t layer)
+static const struct phx_ref_pair *pair_of(const struct phx_reference *r, enum phx_ref_tensor tensor,
+                                          int32_t layer)
 {
     PHX_ASSERT(layer >= 0 && layer < r->config->n_layers);
     return &r->tensors[layer * PHX_REF_TENSOR_COUNT + (int)tensor];
@@ -150,7 +138,7 @@ static double value_at(enum phx_dtype dtype, const char *data, int64_t index)
 }
 
 /* What the rule of struct phx_dummy gives, in the type that the weights would be stored in. */
-static double dummy_at(const struct phx_reference *r, const struct tensor *t, int64_t row,
+static double dummy_at(const struct phx_reference *r, const struct phx_ref_matrix *t, int64_t row,
                        int64_t col)
 {
     uint32_t key = phx_dummy_row_key(t->dummy.key, row);
@@ -160,8 +148,8 @@ static double dummy_at(const struct phx_reference *r, const struct tensor *t, in
     return value;
 }
 
-static void read_row(const struct phx_reference *r, const struct tensor *t, int64_t row,
-                     double *out)
+void phx_ref_read_row(const struct phx_reference *r, const struct phx_ref_matrix *t, int64_t row,
+                      double *out)
 {
     PHX_ASSERT(row >= 0 && row < t->rows);
     for (int64_t c = 0; c < t->cols; c++) {
@@ -174,15 +162,15 @@ static void read_row(const struct phx_reference *r, const struct tensor *t, int6
 void phx_reference_row(const struct phx_reference *reference, enum phx_ref_tensor tensor,
                        int32_t layer, int64_t row, double *out)
 {
-    read_row(reference, &pair_of(reference, tensor, layer)->weight, row, out);
+    phx_ref_read_row(reference, &pair_of(reference, tensor, layer)->weight, row, out);
 }
 
 bool phx_reference_bias(const struct phx_reference *reference, enum phx_ref_tensor tensor,
                         int32_t layer, double *out)
 {
-    const struct pair *pair = pair_of(reference, tensor, layer);
+    const struct phx_ref_pair *pair = pair_of(reference, tensor, layer);
     bool has = pair->bias.rows > 0;
-    if (has) read_row(reference, &pair->bias, 0, out);
+    if (has) phx_ref_read_row(reference, &pair->bias, 0, out);
     for (int64_t i = 0; !has && i < pair->weight.rows; i++) out[i] = 0;
     return has;
 }
@@ -193,10 +181,10 @@ void phx_reference_product(const struct phx_reference *reference, enum phx_ref_t
                            int32_t layer, struct phx_interval rows, struct phx_interval cols,
                            int64_t n, const double *x, double *y)
 {
-    const struct tensor *t = &pair_of(reference, tensor, layer)->weight;
+    const struct phx_ref_matrix *t = &pair_of(reference, tensor, layer)->weight;
     int64_t in = phx_interval_length(cols), out = phx_interval_length(rows);
     for (int64_t r = rows.begin; r < rows.end; r++) {
-        read_row(reference, t, r, reference->row);
+        phx_ref_read_row(reference, t, r, reference->row);
         for (int64_t i = 0; i < n; i++) {
             double sum = 0;
             for (int64_t c = 0; c < in; c++) sum += reference->row[cols.begin + c] * x[i * in + c];
@@ -208,11 +196,11 @@ void phx_reference_product(const struct phx_reference *reference, enum phx_ref_t
 void phx_reference_linear(const struct phx_reference *reference, enum phx_ref_tensor tensor,
                           int32_t layer, int64_t n, const double *x, double *y)
 {
-    const struct pair *pair = pair_of(reference, tensor, layer);
+    const struct phx_ref_pair *pair = pair_of(reference, tensor, layer);
     struct phx_interval rows = {0, pair->weight.rows}, cols = {0, pair->weight.cols};
     phx_reference_product(reference, tensor, layer, rows, cols, n, x, y);
     if (pair->bias.rows == 0) return;
-    read_row(reference, &pair->bias, 0, reference->row);
+    phx_ref_read_row(reference, &pair->bias, 0, reference->row);
     for (int64_t i = 0; i < n; i++)
         for (int64_t r = 0; r < rows.end; r++) y[i * rows.end + r] += reference->row[r];
 }
@@ -220,8 +208,8 @@ void phx_reference_linear(const struct phx_reference *reference, enum phx_ref_te
 void phx_reference_norm(const struct phx_reference *reference, enum phx_ref_tensor tensor,
                         int32_t layer, int64_t n, const double *x, double *y)
 {
-    const struct tensor *t = &pair_of(reference, tensor, layer)->weight;
-    read_row(reference, t, 0, reference->row);
+    const struct phx_ref_matrix *t = &pair_of(reference, tensor, layer)->weight;
+    phx_ref_read_row(reference, t, 0, reference->row);
     for (int64_t i = 0; i < n; i++, x += t->cols, y += t->cols) {
         double squares = 0;
         for (int64_t c = 0; c < t->cols; c++) squares += x[c] * x[c];
@@ -306,9 +294,9 @@ void phx_reference_attend(const double *scores, const double *v, int64_t stride,
 const char *phx_activation_text(enum phx_activation_name name)
 {
     static const char *const texts[PHX_ACT_COUNT] = {
-        "embed",    "attn_norm",  "q_proj", "k_proj",        "v",        "q",       "k",
-        "scores",   "attn",       "o",      "attn_residual", "ffn_norm", "gate_up", "down",
-        "residual", "final_norm", "logits"};
+        "embed",   "attn_norm",      "q_proj", "k_proj",        "v",          "q",      "k",
+        "scores",  "attn",           "o",      "attn_residual", "ffn_norm",   "router", "experts",
+        "gate_up", "shared_gate_up", "down",   "residual",      "final_norm", "logits"};
     PHX_ASSERT((unsigned)name < PHX_ACT_COUNT);
     return texts[name];
 }
@@ -320,9 +308,12 @@ struct pass {
     int32_t *positions;         /* [N] */
     double *residual, *x, *sum; /* [N, E] */
     double *q, *k, *v, *attended;
-    double *scores;    /* [N, H N] */
-    double *gate, *up; /* [N, F] */
-    double *logits;    /* [N, V] */
+    double *scores;          /* [N, H N] */
+    double *gate, *up;       /* [N, F] */
+    double *router, *choice; /* [N, X] */
+    double *hidden;          /* [N, X F] */
+    double *shared;          /* [N, E] */
+    double *logits;          /* [N, V] */
     enum phx_status (*see)(void *, enum phx_activation_name, int32_t, int64_t, const double *);
     void *user;
 };
@@ -352,7 +343,7 @@ static void attend(const struct pass *p, int32_t layer)
     }
 }
 
-static double activate(enum phx_activation activation, double z)
+double phx_ref_activate(enum phx_activation activation, double z)
 {
     if (activation == PHX_SILU) return z / (1 + exp(-z));
     return z / 2 * (1 + tanh(sqrt(2 / M_PI) * (z + 0.044715 * z * z * z)));
@@ -387,17 +378,51 @@ static enum phx_status run_attention(const struct pass *p, int32_t layer)
     return PHX_OK;
 }
 
+/* p->gate = act(gate) * up of an MLP of `ffn` columns */
+static void run_gated(const struct pass *p, enum phx_ref_tensor gate, enum phx_ref_tensor up,
+                      int32_t layer, int64_t ffn)
+{
+    phx_reference_linear(p->r, gate, layer, p->n, p->x, p->gate);
+    phx_reference_linear(p->r, up, layer, p->n, p->x, p->up);
+    for (int64_t i = 0; i < p->n * ffn; i++)
+        p->gate[i] = phx_ref_activate(p->r->config->activation, p->gate[i]) * p->up[i];
+}
+
+/* p->sum = what the experts and the shared one give */
+static enum phx_status run_experts(const struct pass *p, int32_t layer)
+{
+    const struct phx_layer_shape *s = &p->r->config->layers[layer].shape;
+    const int64_t hidden = p->r->config->hidden;
+    phx_reference_linear(p->r, PHX_REF_ROUTER, layer, p->n, p->x, p->router);
+    SEE(PHX_ACT_ROUTER, s->n_experts, p->router);
+    phx_ref_choose(p->r, layer, p->n, p->router, p->choice);
+    SEE(PHX_ACT_EXPERTS, s->n_experts, p->choice);
+    phx_ref_experts(p->r, layer, p->n, p->x, p->choice, p->hidden, p->sum);
+    SEE(PHX_ACT_GATE_UP, s->n_experts * s->moe_ffn, p->hidden);
+    if (s->shared_ffn == 0) return PHX_OK;
+    run_gated(p, PHX_REF_SHARED_GATE, PHX_REF_SHARED_UP, layer, s->shared_ffn);
+    SEE(PHX_ACT_SHARED_GATE_UP, s->shared_ffn, p->gate);
+    double *scale = p->router, *shared = p->shared;
+    phx_reference_linear(p->r, PHX_REF_SHARED_SCALE, layer, p->n, p->x, scale);
+    phx_reference_linear(p->r, PHX_REF_SHARED_DOWN, layer, p->n, p->gate, shared);
+    for (int64_t i = 0; i < p->n * hidden; i++)
+        p->sum[i] += shared[i] / (1 + exp(-scale[i / hidden]));
+    return PHX_OK;
+}
+
 static enum phx_status run_ffn(const struct pass *p, int32_t layer)
 {
-    const int64_t hidden = p->r->config->hidden, ffn = p->r->config->layers[layer].shape.ffn;
+    const int64_t hidden = p->r->config->hidden;
+    const struct phx_layer_shape *s = &p->r->config->layers[layer].shape;
     phx_reference_norm(p->r, PHX_REF_FFN_NORM, layer, p->n, p->residual, p->x);
     SEE(PHX_ACT_FFN_NORM, hidden, p->x);
-    phx_reference_linear(p->r, PHX_REF_GATE, layer, p->n, p->x, p->gate);
-    phx_reference_linear(p->r, PHX_REF_UP, layer, p->n, p->x, p->up);
-    for (int64_t i = 0; i < p->n * ffn; i++)
-        p->gate[i] = activate(p->r->config->activation, p->gate[i]) * p->up[i];
-    SEE(PHX_ACT_GATE_UP, ffn, p->gate);
-    phx_reference_linear(p->r, PHX_REF_DOWN, layer, p->n, p->gate, p->sum);
+    if (s->n_experts > 0) {
+        PHX_TRY(run_experts(p, layer));
+    } else {
+        run_gated(p, PHX_REF_GATE, PHX_REF_UP, layer, s->ffn);
+        SEE(PHX_ACT_GATE_UP, s->ffn, p->gate);
+        phx_reference_linear(p->r, PHX_REF_DOWN, layer, p->n, p->gate, p->sum);
+    }
     SEE(PHX_ACT_DOWN, hidden, p->sum);
     add(p->residual, p->sum, p->n * hidden);
     SEE(PHX_ACT_RESIDUAL, hidden, p->residual);
@@ -434,17 +459,35 @@ phx_reference_run(const struct phx_reference *reference, const int32_t *ids, int
                   void *user)
 {
     const struct phx_config *config = reference->config;
-    int64_t q = 0, kv = 0, heads = 0, ffn = 0, hidden = config->hidden;
+    int64_t q = 0, kv = 0, heads = 0, ffn = 0, hidden = config->hidden, experts = 0, columns = 0;
     for (int32_t l = 0; l < config->n_layers; l++) {
         widen(&q, phx_config_dim(config, l, PHX_DIM_Q));
         widen(&kv, phx_config_dim(config, l, PHX_DIM_KV));
         widen(&ffn, phx_config_dim(config, l, PHX_DIM_FFN));
+        widen(&ffn, phx_config_dim(config, l, PHX_DIM_SHARED_FFN));
+        widen(&experts, config->layers[l].shape.n_experts);
+        widen(&columns, config->layers[l].shape.n_experts * config->layers[l].shape.moe_ffn);
         widen(&heads, config->layers[l].shape.n_heads);
     }
     struct pass p = {.r = reference, .n = n, .see = see, .user = user};
-    int64_t widths[] = {hidden, hidden, hidden, q, kv, kv, q, heads * n, ffn, ffn, config->vocab};
-    double **places_of[] = {&p.residual, &p.x,      &p.sum,  &p.q,  &p.k,     &p.v,
-                            &p.attended, &p.scores, &p.gate, &p.up, &p.logits};
+    int64_t widths[] = {hidden,
+                        hidden,
+                        hidden,
+                        q,
+                        kv,
+                        kv,
+                        q,
+                        heads * n,
+                        ffn,
+                        ffn,
+                        config->vocab,
+                        experts,
+                        experts,
+                        columns,
+                        experts > 0 ? hidden : 0};
+    double **places_of[] = {&p.residual, &p.x,        &p.sum,    &p.q,      &p.k,
+                            &p.v,        &p.attended, &p.scores, &p.gate,   &p.up,
+                            &p.logits,   &p.router,   &p.choice, &p.hidden, &p.shared};
     size_t all = 0, count = sizeof widths / sizeof *widths;
     for (size_t i = 0; i < count; i++) all += (size_t)(n * widths[i]);
     double *memory = malloc(all * sizeof *memory);

@@ -4,7 +4,8 @@
 /// is as slow as it looks. Weights are read row by row as they are stored.
 ///
 /// Letters: N positions, E hidden size, H query and K KV heads, D head size, F feed-forward
-/// columns, V vocabulary; all of the whole model. Matrices are rows without gaps.
+/// columns (of an expert or of the shared one, where it says so), X experts, V vocabulary; all of
+/// the whole model. Matrices are rows without gaps.
 #ifndef PHX_RUNTIME_REFERENCE_H
 #define PHX_RUNTIME_REFERENCE_H
 
@@ -17,20 +18,25 @@
 
 /// A tensor of the model, apart from its neighbours in fused places.
 enum phx_ref_tensor {
-    PHX_REF_EMBED,      ///< [V, E]
-    PHX_REF_LM_HEAD,    ///< [V, E]; the embedding where tied
-    PHX_REF_Q,          ///< [H D, E]
-    PHX_REF_K,          ///< [K D, E]
-    PHX_REF_V,          ///< [K D, E]
-    PHX_REF_O,          ///< [E, H D]
-    PHX_REF_GATE,       ///< [F, E]
-    PHX_REF_UP,         ///< [F, E]
-    PHX_REF_DOWN,       ///< [E, F]
-    PHX_REF_ATTN_NORM,  ///< [E]
-    PHX_REF_FFN_NORM,   ///< [E]
-    PHX_REF_FINAL_NORM, ///< [E]
-    PHX_REF_Q_NORM,     ///< [D]
-    PHX_REF_K_NORM,     ///< [D]
+    PHX_REF_EMBED,        ///< [V, E]
+    PHX_REF_LM_HEAD,      ///< [V, E]; the embedding where tied
+    PHX_REF_Q,            ///< [H D, E]
+    PHX_REF_K,            ///< [K D, E]
+    PHX_REF_V,            ///< [K D, E]
+    PHX_REF_O,            ///< [E, H D]
+    PHX_REF_GATE,         ///< [F, E]
+    PHX_REF_UP,           ///< [F, E]
+    PHX_REF_DOWN,         ///< [E, F]
+    PHX_REF_ROUTER,       ///< [X, E]
+    PHX_REF_SHARED_SCALE, ///< [1, E]: how much of the shared expert, before the sigmoid
+    PHX_REF_SHARED_GATE,  ///< [F, E]
+    PHX_REF_SHARED_UP,    ///< [F, E]
+    PHX_REF_SHARED_DOWN,  ///< [E, F]
+    PHX_REF_ATTN_NORM,    ///< [E]
+    PHX_REF_FFN_NORM,     ///< [E]
+    PHX_REF_FINAL_NORM,   ///< [E]
+    PHX_REF_Q_NORM,       ///< [D]
+    PHX_REF_K_NORM,       ///< [D]
     PHX_REF_TENSOR_COUNT
 };
 
@@ -89,23 +95,26 @@ void phx_reference_attend(const double *scores, const double *v, int64_t stride,
 
 /// Named activations of a whole pass, in the order of execution.
 enum phx_activation_name {
-    PHX_ACT_EMBED,         ///< [N, E]
-    PHX_ACT_ATTN_NORM,     ///< [N, E]
-    PHX_ACT_Q_PROJ,        ///< [N, H D] before norm and rotation
-    PHX_ACT_K_PROJ,        ///< [N, K D]
-    PHX_ACT_V,             ///< [N, K D]
-    PHX_ACT_Q,             ///< [N, H D] normed and rotated
-    PHX_ACT_K,             ///< [N, K D]
-    PHX_ACT_SCORES,        ///< [N, H n_keys]; keys that a row does not see hold 0
-    PHX_ACT_ATTN,          ///< [N, H D] before `o`
-    PHX_ACT_O,             ///< [N, E] summed over ranks
-    PHX_ACT_ATTN_RESIDUAL, ///< [N, E]
-    PHX_ACT_FFN_NORM,      ///< [N, E]
-    PHX_ACT_GATE_UP,       ///< [N, F] act(gate) * up
-    PHX_ACT_DOWN,          ///< [N, E] summed over ranks
-    PHX_ACT_RESIDUAL,      ///< [N, E] the layer's output
-    PHX_ACT_FINAL_NORM,    ///< [N, E]
-    PHX_ACT_LOGITS,        ///< [N, V]
+    PHX_ACT_EMBED,          ///< [N, E]
+    PHX_ACT_ATTN_NORM,      ///< [N, E]
+    PHX_ACT_Q_PROJ,         ///< [N, H D] before norm and rotation
+    PHX_ACT_K_PROJ,         ///< [N, K D]
+    PHX_ACT_V,              ///< [N, K D]
+    PHX_ACT_Q,              ///< [N, H D] normed and rotated
+    PHX_ACT_K,              ///< [N, K D]
+    PHX_ACT_SCORES,         ///< [N, H n_keys]; keys that a row does not see hold 0
+    PHX_ACT_ATTN,           ///< [N, H D] before `o`
+    PHX_ACT_O,              ///< [N, E] summed over ranks
+    PHX_ACT_ATTN_RESIDUAL,  ///< [N, E]
+    PHX_ACT_FFN_NORM,       ///< [N, E]
+    PHX_ACT_ROUTER,         ///< [N, X] logits; this and the next only where there are experts
+    PHX_ACT_EXPERTS,        ///< [N, X] their weights; 0 where not chosen
+    PHX_ACT_GATE_UP,        ///< [N, F] act(gate) * up; of experts [N, X F], 0 where not chosen
+    PHX_ACT_SHARED_GATE_UP, ///< [N, F] only where there is a shared expert
+    PHX_ACT_DOWN,           ///< [N, E] summed over ranks
+    PHX_ACT_RESIDUAL,       ///< [N, E] the layer's output
+    PHX_ACT_FINAL_NORM,     ///< [N, E]
+    PHX_ACT_LOGITS,         ///< [N, V]
     PHX_ACT_COUNT
 };
 

@@ -6,39 +6,72 @@
 
 #include "kernels/base/check.h"
 
-static bool untied(const struct phx_config *config)
+static bool untied(const struct phx_config *config, int32_t layer)
 {
+    (void)layer;
     return !config->tied;
 }
 
-static bool has_qkv_bias(const struct phx_config *config)
+static bool has_qkv_bias(const struct phx_config *config, int32_t layer)
 {
+    (void)layer;
     return config->qkv_bias;
 }
 
-static bool has_o_bias(const struct phx_config *config)
+static bool has_o_bias(const struct phx_config *config, int32_t layer)
 {
+    (void)layer;
     return config->o_bias;
 }
 
-static bool has_mlp_bias(const struct phx_config *config)
+static bool has_mlp_bias(const struct phx_config *config, int32_t layer)
 {
-    return config->mlp_bias;
+    return config->mlp_bias && config->layers[layer].shape.n_experts == 0;
 }
 
-static bool has_qk_norm(const struct phx_config *config)
+static bool has_qk_norm(const struct phx_config *config, int32_t layer)
 {
+    (void)layer;
     return config->qk_norm;
 }
 
+static bool has_experts(const struct phx_config *config, int32_t layer)
+{
+    return config->layers[layer].shape.n_experts > 0;
+}
+
+static bool has_mlp(const struct phx_config *config, int32_t layer)
+{
+    return !has_experts(config, layer);
+}
+
+static bool has_shared_expert(const struct phx_config *config, int32_t layer)
+{
+    return config->layers[layer].shape.shared_ffn > 0;
+}
+
+/* Two ways to name the tensors. */
+static bool has_mixtral_experts(const struct phx_config *config, int32_t layer)
+{
+    return has_experts(config, layer) && config->family == PHX_MIXTRAL;
+}
+
+static bool has_qwen_experts(const struct phx_config *config, int32_t layer)
+{
+    return has_experts(config, layer) && config->family != PHX_MIXTRAL;
+}
+
 /* clang-format off */
+#define PLACE(slot, rows, cols) PHX_SLOT_##slot, PHX_DIM_##rows, PHX_DIM_##cols
 #define ROW(name, slot, rows, cols, wanted) \
-    {name, PHX_SLOT_##slot, PHX_DIM_##rows, PHX_DIM_##cols, false, false, wanted}
+    {name, PLACE(slot, rows, cols), false, false, wanted, false}
 #define LAYER(name, slot, rows, cols, wanted) \
-    {"model.layers.%d." name, PHX_SLOT_##slot, PHX_DIM_##rows, PHX_DIM_##cols, true, false, wanted}
+    {"model.layers.%d." name, PLACE(slot, rows, cols), true, false, wanted, false}
 /* The bias of a product whose input is cut is added by one rank. */
 #define LAYER_ONCE(name, slot, rows, cols, wanted) \
-    {"model.layers.%d." name, PHX_SLOT_##slot, PHX_DIM_##rows, PHX_DIM_##cols, true, true, wanted}
+    {"model.layers.%d." name, PLACE(slot, rows, cols), true, true, wanted, false}
+#define EXPERT(name, slot, rows, cols, wanted) \
+    {"model.layers.%d." name, PLACE(slot, rows, cols), true, false, wanted, true}
 
 /* Llama and what descends from it. Parts of one slot stand together. */
 static const struct phx_weight_row decoder_rows[] = {
@@ -57,12 +90,31 @@ static const struct phx_weight_row decoder_rows[] = {
     LAYER_ONCE("self_attn.o_proj.bias", O_BIAS, ONE, HIDDEN, has_o_bias),
 
     LAYER("post_attention_layernorm.weight", FFN_NORM, ONE, HIDDEN, NULL),
-    LAYER("mlp.gate_proj.weight", GATE_UP, FFN, HIDDEN, NULL),
-    LAYER("mlp.up_proj.weight", GATE_UP, FFN, HIDDEN, NULL),
+    LAYER("mlp.gate_proj.weight", GATE_UP, FFN, HIDDEN, has_mlp),
+    LAYER("mlp.up_proj.weight", GATE_UP, FFN, HIDDEN, has_mlp),
     LAYER("mlp.gate_proj.bias", GATE_UP_BIAS, ONE, FFN, has_mlp_bias),
     LAYER("mlp.up_proj.bias", GATE_UP_BIAS, ONE, FFN, has_mlp_bias),
-    LAYER("mlp.down_proj.weight", DOWN, HIDDEN, FFN, NULL),
+    LAYER("mlp.down_proj.weight", DOWN, HIDDEN, FFN, has_mlp),
     LAYER_ONCE("mlp.down_proj.bias", DOWN_BIAS, ONE, HIDDEN, has_mlp_bias),
+
+    LAYER("block_sparse_moe.gate.weight", ROUTER, EXPERTS, HIDDEN, has_mixtral_experts),
+    LAYER("mlp.gate.weight", ROUTER, EXPERTS, HIDDEN, has_qwen_experts),
+    LAYER("mlp.shared_expert_gate.weight", ROUTER, ONE, HIDDEN, has_shared_expert),
+    LAYER("mlp.shared_expert.gate_proj.weight", SHARED_GATE_UP, SHARED_FFN, HIDDEN,
+          has_shared_expert),
+    LAYER("mlp.shared_expert.up_proj.weight", SHARED_GATE_UP, SHARED_FFN, HIDDEN,
+          has_shared_expert),
+    LAYER("mlp.shared_expert.down_proj.weight", SHARED_DOWN, HIDDEN, SHARED_FFN,
+          has_shared_expert),
+    EXPERT("block_sparse_moe.experts.%d.w1.weight", EXPERTS_GATE_UP, MOE_FFN, HIDDEN,
+           has_mixtral_experts),
+    EXPERT("block_sparse_moe.experts.%d.w3.weight", EXPERTS_GATE_UP, MOE_FFN, HIDDEN,
+           has_mixtral_experts),
+    EXPERT("mlp.experts.%d.gate_proj.weight", EXPERTS_GATE_UP, MOE_FFN, HIDDEN, has_qwen_experts),
+    EXPERT("mlp.experts.%d.up_proj.weight", EXPERTS_GATE_UP, MOE_FFN, HIDDEN, has_qwen_experts),
+    EXPERT("block_sparse_moe.experts.%d.w2.weight", EXPERTS_DOWN, HIDDEN, MOE_FFN,
+           has_mixtral_experts),
+    EXPERT("mlp.experts.%d.down_proj.weight", EXPERTS_DOWN, HIDDEN, MOE_FFN, has_qwen_experts),
 
     ROW("model.norm.weight", FINAL_NORM, ONE, HIDDEN, NULL),
     ROW("lm_head.weight", LM_HEAD, VOCAB, HIDDEN, untied),
@@ -79,36 +131,40 @@ const struct phx_weight_row *phx_weight_rows(const struct phx_config *config, si
 enum phx_weight_kind phx_slot_kind(enum phx_slot slot)
 {
     static const enum phx_weight_kind kinds[PHX_SLOT_MATRIX_COUNT] = {
-        [PHX_SLOT_EMBED] = PHX_WEIGHT_EMBEDDING, [PHX_SLOT_LM_HEAD] = PHX_WEIGHT_LM_HEAD,
-        [PHX_SLOT_QKV] = PHX_WEIGHT_ATTENTION,   [PHX_SLOT_O] = PHX_WEIGHT_ATTENTION,
-        [PHX_SLOT_GATE_UP] = PHX_WEIGHT_MLP,     [PHX_SLOT_DOWN] = PHX_WEIGHT_MLP,
+        [PHX_SLOT_EMBED] = PHX_WEIGHT_EMBEDDING,  [PHX_SLOT_LM_HEAD] = PHX_WEIGHT_LM_HEAD,
+        [PHX_SLOT_QKV] = PHX_WEIGHT_ATTENTION,    [PHX_SLOT_O] = PHX_WEIGHT_ATTENTION,
+        [PHX_SLOT_GATE_UP] = PHX_WEIGHT_MLP,      [PHX_SLOT_DOWN] = PHX_WEIGHT_MLP,
+        [PHX_SLOT_ROUTER] = PHX_WEIGHT_MLP,       [PHX_SLOT_SHARED_GATE_UP] = PHX_WEIGHT_MLP,
+        [PHX_SLOT_SHARED_DOWN] = PHX_WEIGHT_MLP,  [PHX_SLOT_EXPERTS_GATE_UP] = PHX_WEIGHT_MLP,
+        [PHX_SLOT_EXPERTS_DOWN] = PHX_WEIGHT_MLP,
     };
     PHX_ASSERT((unsigned)slot < PHX_SLOT_COUNT);
     return slot < PHX_SLOT_MATRIX_COUNT ? kinds[slot] : PHX_WEIGHT_VECTORS;
 }
 
-bool phx_weight_row_wanted(const struct phx_weight_row *row, const struct phx_config *config)
+bool phx_weight_row_wanted(const struct phx_weight_row *row, const struct phx_config *config,
+                           int32_t layer)
 {
-    return !row->wanted || row->wanted(config);
+    return !row->wanted || row->wanted(config, layer);
 }
 
-void phx_weight_row_name(const struct phx_weight_row *row, int32_t layer,
+void phx_weight_row_name(const struct phx_weight_row *row, int32_t layer, int32_t expert,
                          char name[PHX_WEIGHT_NAME_BYTES])
 {
-    const char *mark = strstr(row->name, "%d");
-    if (mark) {
-        snprintf(name, PHX_WEIGHT_NAME_BYTES, "%.*s%d%s", (int)(mark - row->name), row->name, layer,
-                 mark + 2);
-    } else {
-        snprintf(name, PHX_WEIGHT_NAME_BYTES, "%s", row->name);
-    }
+    const int32_t numbers[] = {layer, expert};
+    const char *from = row->name, *mark;
+    size_t used = 0;
+    for (int i = 0; (mark = strstr(from, "%d")) != NULL; i++, from = mark + 2)
+        used += (size_t)snprintf(name + used, PHX_WEIGHT_NAME_BYTES - used, "%.*s%d",
+                                 (int)(mark - from), from, numbers[i]);
+    snprintf(name + used, PHX_WEIGHT_NAME_BYTES - used, "%s", from);
 }
 
 struct phx_dummy phx_weight_row_dummy(const struct phx_weight_row *row, int32_t layer,
-                                      int64_t full_cols)
+                                      int32_t expert, int64_t full_cols)
 {
     char name[PHX_WEIGHT_NAME_BYTES];
-    phx_weight_row_name(row, layer, name);
+    phx_weight_row_name(row, layer, expert, name);
     struct phx_dummy dummy = {.key = phx_dummy_key(name)};
     switch (row->slot) {
     case PHX_SLOT_ATTN_NORM:

@@ -210,6 +210,8 @@ FIXTURE(llama3, "llama3-12q4kv", 4)
 FIXTURE(mistral_window, "mistral-8q2kv-window16", 2)
 FIXTURE(qwen2, "qwen2-14q2kv", 2)
 FIXTURE(qwen3, "qwen3-16q4kv", 4)
+FIXTURE(mixtral, "mixtral-8q2kv-4experts", 2)
+FIXTURE(qwen3_moe, "qwen3moe-12q4kv-8experts", 4)
 
 static int run_all(void)
 {
@@ -217,7 +219,8 @@ static int run_all(void)
         cmocka_unit_test(llama_uneven),   cmocka_unit_test(llama_mha),
         cmocka_unit_test(llama_mqa),      cmocka_unit_test(llama3),
         cmocka_unit_test(mistral_window), cmocka_unit_test(qwen2),
-        cmocka_unit_test(qwen3),
+        cmocka_unit_test(qwen3),          cmocka_unit_test(mixtral),
+        cmocka_unit_test(qwen3_moe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -155,23 +155,6 @@ static void fixtures_parse(void **state)
     }
 }
 
-static void experts_are_refused_by_name(void **state)
-{
-    (void)state;
-    static const char *const names[][2] = {{"mixtral-8q2kv-4experts", "mixtral"},
-                                           {"qwen3moe-12q4kv-8experts", "qwen3_moe"}};
-    for (int i = 0; i < 2; i++) {
-        char path[512];
-        struct phx_config *config = NULL;
-        fixture_path(path, names[i][0], NULL);
-        assert_int_equal(phx_config_load(path, &config), PHX_UNSUPPORTED);
-        assert_null(config);
-        assert_non_null(strstr(phx_fail_sentence(), names[i][1]));
-        assert_non_null(strstr(phx_fail_sentence(), "llama, mistral, qwen2, qwen3"));
-        assert_non_null(strstr(phx_fail_sentence(), "config.json"));
-    }
-}
-
 /* The same config in the keys of transformers 4: torch_dtype, rope_theta, rope_scaling, nothing
  * that was not written then. */
 static char *in_older_style(const char *path)
@@ -702,7 +685,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fixtures_parse),
-        cmocka_unit_test(experts_are_refused_by_name),
         cmocka_unit_test(older_style_gives_the_same),
         cmocka_unit_test(parameters_are_those_of_the_files),
         cmocka_unit_test(absent_keys_have_known_values),
