@@ -178,13 +178,15 @@ enum phx_status phx_op_add_norm(struct phx_stream *stream, const struct phx_add_
     const int64_t n = args->out.rows, e = args->out.cols;
     PHX_ASSERT(n <= stream->limits.max_rows && e >= 1);
     PHX_ASSERT(absent(args->x) ? !args->start : is_act(stream, args->x, n, e));
+    PHX_ASSERT(absent(args->post) || (!absent(args->x) && is_f32(stream, args->post, 1, e)));
     PHX_ASSERT(is_f32(stream, args->residual, n, e));
-    PHX_ASSERT(is_f32(stream, args->weight, 1, e));
+    PHX_ASSERT(absent(args->weight) || is_f32(stream, args->weight, 1, e));
     PHX_ASSERT(args->epsilon >= 0 && isfinite(args->epsilon));
     PHX_ASSERT(is_act(stream, args->out, n, e));
     PHX_ASSERT(apart(args->residual, args->x) && apart(args->residual, args->weight));
     PHX_ASSERT(apart(args->out, args->x) && apart(args->out, args->residual));
-    PHX_ASSERT(apart(args->out, args->weight));
+    PHX_ASSERT(apart(args->out, args->weight) && apart(args->out, args->post));
+    PHX_ASSERT(apart(args->residual, args->post));
     if (n == 0) return PHX_OK;
     RUN(add_norm);
 }
@@ -197,6 +199,7 @@ enum phx_status phx_op_linear(struct phx_stream *stream, const struct phx_linear
     PHX_ASSERT(is_weight(stream, args->weight, out, in));
     PHX_ASSERT(absent(args->bias) || is_f32(stream, args->bias, 1, out));
     PHX_ASSERT(is_act(stream, args->out, n, out) || is_f32(stream, args->out, n, out));
+    PHX_ASSERT(isfinite(args->scale) && (args->soft_cap == 0 || positive(args->soft_cap)));
     PHX_ASSERT(apart(args->out, args->x) && apart(args->out, args->bias));
     if (n == 0) return PHX_OK;
     RUN(linear);
@@ -294,8 +297,22 @@ enum phx_status phx_op_rope_table(struct phx_stream *stream, const struct phx_ro
     RUN(rope_table);
 }
 
+enum phx_status phx_op_head_squares(struct phx_stream *stream, const struct phx_head_squares *args)
+{
+    const int64_t n = args->qkv.rows, d = args->head_dim, h = args->n_heads, k = args->n_kv_heads;
+    PHX_ASSERT(n <= stream->limits.max_rows && d >= 1 && d <= stream->limits.max_head_dim);
+    PHX_ASSERT(h >= 1 && h <= stream->limits.max_heads);
+    PHX_ASSERT(k >= 1 && k <= stream->limits.max_kv_heads && h % k == 0);
+    PHX_ASSERT(is_act(stream, args->qkv, n, (h + 2 * k) * d));
+    PHX_ASSERT(is_f32(stream, args->out, n, 2) && args->out.stride == 2);
+    PHX_ASSERT(apart(args->out, args->qkv));
+    if (n == 0) return PHX_OK;
+    RUN(head_squares);
+}
+
 enum phx_status phx_op_rope_append(struct phx_stream *stream, const struct phx_rope_append *args)
 {
+    const bool over_all = !absent(args->squares);
     const struct phx_kv_pages *kv = &args->kv;
     const int64_t n = args->layout->n_rows, d = kv->head_dim, r = args->cos_sin.cols;
     check_layout(stream, args->layout);
@@ -304,11 +321,16 @@ enum phx_status phx_op_rope_append(struct phx_stream *stream, const struct phx_r
     PHX_ASSERT(is_act(stream, args->qkv, n, (args->n_heads + 2 * (int64_t)kv->n_kv_heads) * d));
     PHX_ASSERT(absent(args->cos_sin) ||
                (is_f32(stream, args->cos_sin, n, r) && r % 2 == 0 && r >= 2 && r <= d));
-    PHX_ASSERT(absent(args->q_norm) || is_f32(stream, args->q_norm, 1, d));
-    PHX_ASSERT(absent(args->k_norm) || is_f32(stream, args->k_norm, 1, d));
+    PHX_ASSERT(absent(args->q_norm) ||
+               is_f32(stream, args->q_norm, 1, over_all ? args->n_heads * d : d));
+    PHX_ASSERT(absent(args->k_norm) ||
+               is_f32(stream, args->k_norm, 1, over_all ? kv->n_kv_heads * d : d));
+    PHX_ASSERT(!over_all || (is_f32(stream, args->squares, n, 2) && args->squares.stride == 2));
+    PHX_ASSERT(!over_all || (!absent(args->q_norm) && !absent(args->k_norm)));
+    PHX_ASSERT(!over_all || (args->q_full >= 1 && args->k_full >= 1));
     PHX_ASSERT(args->epsilon >= 0 && isfinite(args->epsilon));
     PHX_ASSERT(apart(args->qkv, args->cos_sin) && apart(args->qkv, args->q_norm));
-    PHX_ASSERT(apart(args->qkv, args->k_norm));
+    PHX_ASSERT(apart(args->qkv, args->k_norm) && apart(args->qkv, args->squares));
     PHX_ASSERT(apart(args->qkv, kv->k) && apart(args->qkv, kv->v));
     if (n == 0) return PHX_OK;
     RUN(rope_append);

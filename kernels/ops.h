@@ -36,23 +36,27 @@ struct phx_embed {
 enum phx_status phx_op_embed(struct phx_stream *stream, const struct phx_embed *args);
 
 /// residual += x (or residual = x when `start`); out = residual / rms(residual) * weight,
-/// rms(r) = sqrt(mean(r^2) + epsilon). With x absent: residual stays as it is.
+/// rms(r) = sqrt(mean(r^2) + epsilon). With x absent: residual stays as it is. With `post`,
+/// x / rms(x) * post takes the place of x; without `weight`, out = residual.
 struct phx_add_norm {
     struct phx_tensor x;        ///< act [N, E], optional
+    struct phx_tensor post;     ///< f32 [1, E], optional; not without x
     struct phx_tensor residual; ///< f32 [N, E], in and out
     bool start;
-    struct phx_tensor weight; ///< f32 [1, E]
+    struct phx_tensor weight; ///< f32 [1, E], optional
     float epsilon;
     struct phx_tensor out; ///< act [N, E]
 };
 enum phx_status phx_op_add_norm(struct phx_stream *stream, const struct phx_add_norm *args);
 
-/// out = x W^T + bias.
+/// out = soft_cap(scale * (x W^T + bias)), soft_cap(z) = c tanh(z / c).
 struct phx_linear {
     struct phx_tensor x;             ///< act [N, in]
     const struct phx_weight *weight; ///< [out, in]
     struct phx_tensor bias;          ///< f32 [1, out], optional
     struct phx_tensor out;           ///< act or f32 [N, out]
+    float scale;                     ///< 0: none, as 1
+    float soft_cap;                  ///< c; 0: none
 };
 enum phx_status phx_op_linear(struct phx_stream *stream, const struct phx_linear *args);
 
@@ -154,16 +158,33 @@ struct phx_rope_table {
 };
 enum phx_status phx_op_rope_table(struct phx_stream *stream, const struct phx_rope_table *args);
 
+/// squares[n] = (sum of q^2 over all of this rank's q heads, the same of k); the sum over ranks is
+/// what a norm over all heads of a model needs.
+struct phx_head_squares {
+    struct phx_tensor qkv; ///< act [N, (Hq + 2 Hk) D], as below
+    int32_t n_heads;       ///< Hq
+    int32_t n_kv_heads;    ///< Hk
+    int32_t head_dim;      ///< D
+    struct phx_tensor out; ///< f32 [N, 2], no gaps
+};
+enum phx_status phx_op_head_squares(struct phx_stream *stream, const struct phx_head_squares *args);
+
 /// For each row: RMS-norm each head of q and k (if norms are given), rotate their first R
 /// dimensions (halves: dimension i pairs with i + R/2), then store k and v at the row's position in
 /// its page. q is left normed and rotated in qkv; the k and v columns of qkv are undefined
 /// afterwards.
+///
+/// With `squares` the norms are over all heads of the model instead: q / sqrt(squares[n][0] /
+/// q_full
+/// + epsilon) * q_norm, and so for k with squares[n][1].
 struct phx_rope_append {
     struct phx_tensor qkv;     ///< act [N, (Hq + 2 Hk) D]: q heads, k heads, v heads; in and out
     int32_t n_heads;           ///< Hq
     struct phx_tensor cos_sin; ///< f32 [N, R], R even and <= D; absent: no rotation
-    struct phx_tensor q_norm;  ///< f32 [1, D], optional
-    struct phx_tensor k_norm;  ///< f32 [1, D], optional
+    struct phx_tensor q_norm;  ///< f32 [1, D], with squares [1, Hq D]; optional
+    struct phx_tensor k_norm;  ///< f32 [1, D], with squares [1, Hk D]; optional
+    struct phx_tensor squares; ///< f32 [N, 2], no gaps, optional; not without both norms
+    int64_t q_full, k_full;    ///< with squares: columns of q and of k on all ranks together
     float epsilon;
     struct phx_kv_pages kv;
     const struct phx_step_layout *layout;

@@ -51,6 +51,7 @@ const struct phx_backend *phx_backend_cpu(void)
         .experts_gate_up = phx_cpu_experts_gate_up,
         .experts_down = phx_cpu_experts_down,
         .rope_table = phx_cpu_rope_table,
+        .head_squares = phx_cpu_head_squares,
         .rope_append = phx_cpu_rope_append,
         .attention = phx_cpu_attention,
         .attention_tapped = phx_cpu_attention_tapped,

@@ -86,6 +86,7 @@ enum phx_status phx_cpu_route(struct phx_stream *, const struct phx_route *);
 enum phx_status phx_cpu_experts_gate_up(struct phx_stream *, const struct phx_experts_gate_up *);
 enum phx_status phx_cpu_experts_down(struct phx_stream *, const struct phx_experts_down *);
 enum phx_status phx_cpu_rope_table(struct phx_stream *, const struct phx_rope_table *);
+enum phx_status phx_cpu_head_squares(struct phx_stream *, const struct phx_head_squares *);
 enum phx_status phx_cpu_rope_append(struct phx_stream *, const struct phx_rope_append *);
 enum phx_status phx_cpu_attention(struct phx_stream *, const struct phx_attention *);
 enum phx_status phx_cpu_attention_tapped(struct phx_stream *, const struct phx_attention *);

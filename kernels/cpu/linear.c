@@ -5,6 +5,7 @@
  *
  * Rows come in groups, each of which meets a part of the weight of its own: those of an expert. A
  * plain product has one. As many groups as the packed activations have room for run at once. */
+#include <math.h>
 #include <string.h>
 
 #include "kernels/base/check.h"
@@ -57,6 +58,7 @@ struct product {
     void (*gate)(enum phx_activation activation, const float *z, const float *up, int64_t n,
                  float *out);
     const float *bias;
+    float scale, soft_cap; /* 0: none */
     float *out;
     int64_t out_stride;
 
@@ -200,6 +202,12 @@ static void sum_piece(const struct product *p, const struct piece *piece, float 
                 sum_group(p, piece, group, step, min64(p->block_steps, p->n_steps - step), sums);
 }
 
+static void scale_and_cap(float scale, float cap, int64_t n, float *sums)
+{
+    for (int64_t c = 0; scale != 0 && c < n; c++) sums[c] *= scale;
+    for (int64_t c = 0; cap != 0 && c < n; c++) sums[c] = cap * tanhf(sums[c] / cap);
+}
+
 static void add_bias(const float *bias, int64_t n, float *sums)
 {
     for (int64_t c = 0; c < n; c++) sums[c] += bias[c];
@@ -214,6 +222,7 @@ static void finish_row(const struct product *p, const struct piece *piece, float
         add_bias(p->bias + piece->col, piece->cols, sums);
         if (p->gated) add_bias(p->bias + p->n_out + piece->col, piece->cols, up);
     }
+    scale_and_cap(p->scale, p->soft_cap, piece->cols, sums);
     if (p->gated)
         p->gate(p->activation, sums, up, piece->cols, out);
     else
@@ -390,6 +399,8 @@ enum phx_status phx_cpu_linear(struct phx_stream *stream, const struct phx_linea
         .x_stride = args->x.stride,
         .n_out = args->out.cols,
         .bias = floats(args->bias),
+        .scale = args->scale,
+        .soft_cap = args->soft_cap,
         .out = phx_tensor_address(args->out),
         .out_stride = args->out.stride,
     };

@@ -44,6 +44,7 @@ const struct phx_backend *phx_backend_cuda(void)
         .linear = phx_cuda_linear,
         .gate_up = phx_cuda_gate_up,
         .rope_table = phx_cuda_rope_table,
+        .head_squares = phx_cuda_head_squares,
         .rope_append = phx_cuda_rope_append,
         .attention = phx_cuda_attention,
         .attention_tapped = phx_cuda_attention_tapped,
