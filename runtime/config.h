@@ -62,7 +62,7 @@ struct phx_config {
     bool qk_norm;          ///< RMS norm per head of q and k
     int32_t n_chosen;      ///< experts that a row goes to, where a layer has some
     bool normalize_choice; ///< their weights are made to add up to 1
-    bool expert_parallel;  ///< not of the file: how experts are to be cut (phx_model_shape)
+    bool expert_parallel;  ///< not of the file: how experts are cut (phx_config_divide_experts)
     enum phx_dtype dtype;  ///< what the config says the weights are; the loader trusts the file
     int32_t bos;           ///< -1: none
     int32_t n_eos;
@@ -82,6 +82,10 @@ enum phx_status phx_config_parse(const char *name, const char *json, size_t json
 /// Reads DIR/config.json and DIR/generation_config.json (optional).
 enum phx_status phx_config_load(const char *directory, struct phx_config **out);
 void phx_config_destroy(struct phx_config *config);
+
+/// From now on ranks own whole experts instead of a part of each (phx_model_shape). PHX_USAGE if
+/// the model has none.
+enum phx_status phx_config_divide_experts(struct phx_config *config);
 
 /// inv_freq[i] for i in 0..D/2-1, computed in double, rounded to f32 last (a few units in the last
 /// place from transformers, which computes in f32), and the factor that cos and sin are multiplied

@@ -63,6 +63,16 @@ static enum phx_status set_layers(const struct phx_json *json,
     return PHX_OK;
 }
 
+enum phx_status phx_config_divide_experts(struct phx_config *config)
+{
+    for (int32_t l = 0; l < config->n_layers; l++)
+        if (config->layers[l].shape.n_experts > 0) config->expert_parallel = true;
+    if (config->expert_parallel) return PHX_OK;
+    return phx_fail(PHX_USAGE,
+                    "--expert-parallel: the model (%s) has no experts to divide; leave it out",
+                    config->model_type);
+}
+
 enum phx_status phx_experts_config_parse(const struct phx_json *json, enum phx_experts_rule rule,
                                          struct phx_config *config)
 {

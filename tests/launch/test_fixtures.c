@@ -157,7 +157,7 @@ static int compare_logits(const struct golden *g, const float *logits)
     return n_clear;
 }
 
-static void check_fixture(const char *name, int size, int32_t max_rows)
+static void check_fixture(const char *name, int size, int32_t max_rows, bool expert_parallel)
 {
     char directory[512];
     struct golden g;
@@ -170,6 +170,7 @@ static void check_fixture(const char *name, int size, int32_t max_rows)
                        .v = calloc(cache, sizeof(float))};
     struct test_job job = {
         .settings = {.model = directory,
+                     .expert_parallel = expert_parallel,
                      .device = mode.device,
                      .compute = mode.compute,
                      .n_threads = 1},
@@ -184,8 +185,8 @@ static void check_fixture(const char *name, int size, int32_t max_rows)
         compare_cache(&g, r.k, g.k, "K");
         compare_cache(&g, r.v, g.v, "V");
     }
-    print_message("%s, %d ranks, steps of %d: %d of %d greedy tokens have a clear gap\n", name,
-                  size, max_rows, n_clear, N_GREEDY);
+    print_message("%s, %d ranks%s, steps of %d: %d of %d greedy tokens have a clear gap\n", name,
+                  size, expert_parallel ? " with whole experts" : "", max_rows, n_clear, N_GREEDY);
     assert_true(n_clear > mode.min_clear);
     free(r.logits);
     free(r.k);
@@ -193,14 +194,27 @@ static void check_fixture(const char *name, int size, int32_t max_rows)
     phx_checkpoint_destroy(g.file);
 }
 
+static void check_sizes(const char *name, int kv_heads, bool expert_parallel)
+{
+    for (int size = 1; size <= kv_heads && size <= mode.max_ranks; size++) {
+        check_fixture(name, size, 512, expert_parallel);
+        check_fixture(name, size, 7, expert_parallel);
+    }
+}
+
 #define FIXTURE(label, name, kv_heads)                                                             \
     static void label(void **state)                                                                \
     {                                                                                              \
         (void)state;                                                                               \
-        for (int size = 1; size <= (kv_heads) && size <= mode.max_ranks; size++) {                 \
-            check_fixture(name, size, 512);                                                        \
-            check_fixture(name, size, 7);                                                          \
-        }                                                                                          \
+        check_sizes(name, kv_heads, false);                                                        \
+    }
+/* With both ways of cutting experts. */
+#define EXPERTS(label, name, kv_heads)                                                             \
+    static void label(void **state)                                                                \
+    {                                                                                              \
+        (void)state;                                                                               \
+        check_sizes(name, kv_heads, false);                                                        \
+        check_sizes(name, kv_heads, true);                                                         \
     }
 
 FIXTURE(llama_uneven, "llama-15q5kv-uneven", 5)
@@ -210,8 +224,8 @@ FIXTURE(llama3, "llama3-12q4kv", 4)
 FIXTURE(mistral_window, "mistral-8q2kv-window16", 2)
 FIXTURE(qwen2, "qwen2-14q2kv", 2)
 FIXTURE(qwen3, "qwen3-16q4kv", 4)
-FIXTURE(mixtral, "mixtral-8q2kv-4experts", 2)
-FIXTURE(qwen3_moe, "qwen3moe-12q4kv-8experts", 4)
+EXPERTS(mixtral, "mixtral-8q2kv-4experts", 2)
+EXPERTS(qwen3_moe, "qwen3moe-12q4kv-8experts", 4)
 
 static int run_all(void)
 {
