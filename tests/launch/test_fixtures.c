@@ -11,6 +11,7 @@
 
 #include "kernels/base/check.h"
 #include "runtime/safetensors.h"
+#include "tests/support/golden_rope.h"
 #include "tests/support/gpus.h"
 #include "tests/support/job.h"
 
@@ -194,48 +195,43 @@ static void check_fixture(const char *name, int size, int32_t max_rows, bool exp
     phx_checkpoint_destroy(g.file);
 }
 
-static void check_sizes(const char *name, int kv_heads, bool expert_parallel)
+static const struct fixture {
+    const char *name;
+    int kv_heads;
+    bool experts; /* run with both ways of cutting them */
+    bool rounded; /* by a maker who had rounded the rotary frequencies (golden_rope.h) */
+} fixtures[] = {
+    {"llama-15q5kv-uneven", 5, .rounded = true},
+    {"llama-mha-6q6kv", 6, .rounded = true},
+    {"llama-mqa-7q1kv", 1, .rounded = true},
+    {"llama3-12q4kv", 4, .rounded = true},
+    {"mistral-8q2kv-window16", 2, .rounded = true},
+    {"qwen2-14q2kv", 2, .rounded = true},
+    {"qwen3-16q4kv", 4, .rounded = true},
+    {"mixtral-8q2kv-4experts", 2, .experts = true, .rounded = true},
+    {"qwen3moe-12q4kv-8experts", 4, .experts = true, .rounded = true},
+    {"qwen2moe-9q3kv-7experts", 3, .experts = true},
+};
+enum { N_FIXTURES = sizeof fixtures / sizeof *fixtures };
+
+static void at_every_size(void **state)
 {
-    for (int size = 1; size <= kv_heads && size <= mode.max_ranks; size++) {
-        check_fixture(name, size, 512, expert_parallel);
-        check_fixture(name, size, 7, expert_parallel);
-    }
+    const struct fixture *f = *state;
+    test_golden_rope_rounded = f->rounded;
+    for (int size = 1; size <= f->kv_heads && size <= mode.max_ranks; size++)
+        for (int whole = 0; whole <= f->experts; whole++) {
+            check_fixture(f->name, size, 512, whole);
+            check_fixture(f->name, size, 7, whole);
+        }
 }
-
-#define FIXTURE(label, name, kv_heads)                                                             \
-    static void label(void **state)                                                                \
-    {                                                                                              \
-        (void)state;                                                                               \
-        check_sizes(name, kv_heads, false);                                                        \
-    }
-/* With both ways of cutting experts. */
-#define EXPERTS(label, name, kv_heads)                                                             \
-    static void label(void **state)                                                                \
-    {                                                                                              \
-        (void)state;                                                                               \
-        check_sizes(name, kv_heads, false);                                                        \
-        check_sizes(name, kv_heads, true);                                                         \
-    }
-
-FIXTURE(llama_uneven, "llama-15q5kv-uneven", 5)
-FIXTURE(llama_mha, "llama-mha-6q6kv", 6)
-FIXTURE(llama_mqa, "llama-mqa-7q1kv", 1)
-FIXTURE(llama3, "llama3-12q4kv", 4)
-FIXTURE(mistral_window, "mistral-8q2kv-window16", 2)
-FIXTURE(qwen2, "qwen2-14q2kv", 2)
-FIXTURE(qwen3, "qwen3-16q4kv", 4)
-EXPERTS(mixtral, "mixtral-8q2kv-4experts", 2)
-EXPERTS(qwen3_moe, "qwen3moe-12q4kv-8experts", 4)
 
 static int run_all(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(llama_uneven),   cmocka_unit_test(llama_mha),
-        cmocka_unit_test(llama_mqa),      cmocka_unit_test(llama3),
-        cmocka_unit_test(mistral_window), cmocka_unit_test(qwen2),
-        cmocka_unit_test(qwen3),          cmocka_unit_test(mixtral),
-        cmocka_unit_test(qwen3_moe),
-    };
+    struct CMUnitTest tests[N_FIXTURES];
+    for (int i = 0; i < N_FIXTURES; i++)
+        tests[i] = (struct CMUnitTest){.name = fixtures[i].name,
+                                       .test_func = at_every_size,
+                                       .initial_state = (void *)&fixtures[i]};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
 
