@@ -231,6 +231,7 @@ static enum phx_status compare_partials(struct phx_compare *c, int32_t layer, in
         for (int32_t i = 0; i < c->live.n && whole; i++) {
             double *row = c->part + i * hidden;
             for (int64_t e = 0; e < hidden && r == 0; e++) row[e] += bias[e];
+            for (int64_t e = 0; e < hidden; e++) row[e] *= (double)c->parts.config->residual_scale;
             const float *live =
                 phx_capture_find(c->capture, r, PHX_POINT_O, layer, c->live.slot, i, -1, NULL);
             whole = live != NULL;

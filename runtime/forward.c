@@ -62,6 +62,7 @@ static size_t lay_out(const struct phx_config *config, const struct phx_shard_pl
     a->x = carve(memory, &used, act, n, e);
     a->residual = carve(memory, &used, PHX_F32, n, e);
     a->qkv = carve(memory, &used, act, n, w.qkv);
+    if (config->qk_norm_all) a->squares = carve(memory, &used, PHX_F32, n, 2);
     a->attended = carve(memory, &used, act, n, w.q);
     a->ffn = carve(memory, &used, act, n, w.ffn);
     if (w.experts > 0) {
@@ -136,7 +137,9 @@ static enum phx_status make_ropes(struct phx_forward *f)
     PHX_TRY_GOTO(phx_buffer_create(f->parts.device, PHX_MAX_ROPES * bytes, &f->inv_freq), done);
     for (int32_t l = 0; l < config->n_layers; l++) {
         float scale = 1;
-        int32_t own_half = config->layers[l].shape.head_dim / 2;
+        int32_t own_half = phx_config_rotated(config, l) / 2;
+        f->layer_rope[l] = -1;
+        if (own_half == 0) continue;
         phx_config_inv_freq(config, l, own, &scale);
         int32_t i = 0;
         while (i < f->n_ropes &&
@@ -219,6 +222,45 @@ enum phx_status phx_forward_look(const struct phx_forward *f, struct phx_stream 
     return f->taps->look(f->taps->user, s, step, point, layer, tensor);
 }
 
+/* The frequencies that the layer's rows are rotated by; absent: it has no rotation. */
+static struct phx_tensor rotation(const struct phx_forward *f, int32_t l, int64_t n)
+{
+    int32_t rope = f->layer_rope[l];
+    if (rope < 0) return (struct phx_tensor){0};
+    return phx_forward_part(f->a.rope[rope], n, 2 * f->rope_freq[rope].cols);
+}
+
+/* qkv [split] -> q [split] normed and rotated, k and v in their pages. A norm over all heads needs
+ * the sum of their squares over all ranks. */
+static enum phx_status rotate_and_append(struct phx_forward *f, struct phx_stream *s,
+                                         const struct phx_step *step, int32_t l, int32_t hq,
+                                         int32_t hk, struct phx_tensor qkv)
+{
+    const struct phx_config *c = f->parts.config;
+    const struct phx_layer_weights *w = &f->parts.weights->layers[l];
+    struct phx_rope_append append = {.qkv = qkv,
+                                     .n_heads = hq,
+                                     .cos_sin = rotation(f, l, qkv.rows),
+                                     .q_norm = w->q_norm,
+                                     .k_norm = w->k_norm,
+                                     .epsilon = c->norm_epsilon,
+                                     .kv = f->parts.kv[l],
+                                     .layout = &step->layout};
+    if (c->qk_norm_all) {
+        append.squares = phx_forward_part(f->a.squares, qkv.rows, 2);
+        append.q_full = phx_config_dim(c, l, PHX_DIM_Q);
+        append.k_full = phx_config_dim(c, l, PHX_DIM_KV);
+        PHX_TRY(phx_op_head_squares(
+            s, &(struct phx_head_squares){.qkv = qkv,
+                                          .n_heads = hq,
+                                          .n_kv_heads = hk,
+                                          .head_dim = c->layers[l].shape.head_dim,
+                                          .out = append.squares}));
+        PHX_TRY(phx_comm_all_reduce(f->parts.comm, s, append.squares));
+    }
+    return phx_op_rope_append(s, &append);
+}
+
 /* x [full] -> partial [partial] */
 static enum phx_status attention_block(struct phx_forward *f, struct phx_stream *s,
                                        const struct phx_step *step, int32_t l, struct phx_tensor x,
@@ -233,20 +275,10 @@ static enum phx_status attention_block(struct phx_forward *f, struct phx_stream 
     int64_t hk = phx_interval_length(phx_shard_plan_kv_heads(f->parts.plan, rank, l));
     struct phx_tensor qkv = phx_forward_part(f->a.qkv, n, (hq + 2 * hk) * d);
     struct phx_tensor attended = phx_forward_part(f->a.attended, n, hq * d);
-    int32_t rope = f->layer_rope[l];
     PHX_TRY(phx_op_linear(
         s, &(struct phx_linear){.x = x, .weight = w->qkv, .bias = w->qkv_bias, .out = qkv}));
     PHX_TRY(phx_forward_look(f, s, step, PHX_POINT_QKV, l, qkv));
-    PHX_TRY(phx_op_rope_append(
-        s, &(struct phx_rope_append){
-               .qkv = qkv,
-               .n_heads = (int32_t)hq,
-               .cos_sin = phx_forward_part(f->a.rope[rope], n, 2 * f->rope_freq[rope].cols),
-               .q_norm = w->q_norm,
-               .k_norm = w->k_norm,
-               .epsilon = c->norm_epsilon,
-               .kv = f->parts.kv[l],
-               .layout = &step->layout}));
+    PHX_TRY(rotate_and_append(f, s, step, l, (int32_t)hq, (int32_t)hk, qkv));
     struct phx_tensor q = phx_tensor_cols(qkv, 0, hq * d);
     PHX_TRY(phx_forward_look(f, s, step, PHX_POINT_Q, l, q));
     PHX_TRY(phx_op_attention(
@@ -256,26 +288,33 @@ static enum phx_status attention_block(struct phx_forward *f, struct phx_stream 
                                    .layout = &step->layout,
                                    .window = layer->window,
                                    .scale = c->attention_scale,
+                                   .soft_cap = c->attention_soft_cap,
                                    .out = attended,
                                    .tap = f->taps == NULL ? NULL
                                                           : f->taps->attention(f->taps->user, l)}));
     PHX_TRY(phx_forward_look(f, s, step, PHX_POINT_ATTENDED, l, attended));
-    PHX_TRY(phx_op_linear(
-        s, &(struct phx_linear){.x = attended, .weight = w->o, .bias = w->o_bias, .out = partial}));
+    PHX_TRY(phx_op_linear(s, &(struct phx_linear){.x = attended,
+                                                  .weight = w->o,
+                                                  .bias = w->o_bias,
+                                                  .scale = c->residual_scale,
+                                                  .out = partial}));
     return phx_forward_look(f, s, step, PHX_POINT_O, l, partial);
 }
 
-/* residual (+)= sum of partial over ranks; x = norm(residual) [full]. `point` is the residual's. */
+/* residual (+)= sum of partial over ranks, normed by `post` if there is such a norm; x =
+ * norm(residual) [full]. `point` is the residual's. */
 static enum phx_status reduce_norm(struct phx_forward *f, struct phx_stream *s,
                                    const struct phx_step *step, enum phx_point point, int32_t l,
-                                   struct phx_tensor partial, struct phx_tensor residual,
-                                   struct phx_tensor weight, struct phx_tensor x)
+                                   struct phx_tensor partial, struct phx_tensor post,
+                                   struct phx_tensor residual, struct phx_tensor weight,
+                                   struct phx_tensor x)
 {
     PHX_TRY(phx_comm_reduce_norm(
         f->parts.comm, s,
         &(struct phx_reduce_norm){.partial = partial,
                                   .residual = residual,
                                   .start = point == PHX_POINT_RESIDUAL && l == 0,
+                                  .post = post,
                                   .weight = weight,
                                   .epsilon = f->parts.config->norm_epsilon,
                                   .out = x}));
@@ -405,6 +444,8 @@ static enum phx_status head(struct phx_forward *f, struct phx_stream *s,
     result->local_logits = phx_forward_part(f->a.logits, x.rows, f->a.logits.cols);
     PHX_TRY(phx_op_linear(s, &(struct phx_linear){.x = x,
                                                   .weight = f->parts.weights->lm_head,
+                                                  .scale = f->parts.config->logits_scale,
+                                                  .soft_cap = f->parts.config->logits_soft_cap,
                                                   .out = result->local_logits}));
     PHX_TRY(phx_forward_look(f, s, step, PHX_POINT_LOGITS, 0, result->local_logits));
     return draw(f, s, step, result->local_logits, result);
@@ -438,24 +479,26 @@ enum phx_status phx_forward_run(struct phx_forward *forward, struct phx_stream *
                                         (int32_t)f->vocab_begin[phx_shard_plan_rank(f->parts.plan)],
                                     .ids = step->ids,
                                     .last_ids = step->last_ids,
-                                    .scale = 1,
+                                    .scale = c->embed_scale,
                                     .out = partial}));
     PHX_TRY(phx_forward_look(f, stream, step, PHX_POINT_EMBED, 0, partial));
+    struct phx_tensor post = {0}; /* of what was computed last */
     for (int32_t l = 0; l < c->n_layers; l++) {
         const struct phx_layer_weights *layer = &w->layers[l];
-        PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_RESIDUAL, l, partial, residual,
+        PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_RESIDUAL, l, partial, post, residual,
                             layer->attn_norm, x));
         PHX_TRY(attention_block(f, stream, step, l, x, partial));
         if (l + 1 == c->n_layers) {
             if (step->n_outputs == 0) return PHX_OK;
             PHX_TRY(keep_outputs(f, stream, step, &x, &residual, &partial));
         }
-        PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_MID_RESIDUAL, l, partial, residual,
-                            layer->ffn_norm, x));
+        PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_MID_RESIDUAL, l, partial,
+                            layer->attn_post_norm, residual, layer->ffn_norm, x));
         PHX_TRY(phx_forward_mlp(f, stream, step, l, x, partial));
+        post = layer->ffn_post_norm;
     }
-    PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_END_RESIDUAL, c->n_layers - 1, partial, residual,
-                        w->final_norm, x));
+    PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_END_RESIDUAL, c->n_layers - 1, partial, post,
+                        residual, w->final_norm, x));
     return head(f, stream, step, x, out);
 }
 
@@ -463,12 +506,13 @@ enum phx_status phx_forward_run(struct phx_forward *forward, struct phx_stream *
 void phx_forward_collective_name(const struct phx_config *config, uint32_t ordinal, char *text,
                                  size_t bytes)
 {
-    uint32_t n_sums = 1 + 2 * (uint32_t)config->n_layers;
+    static const char *const names[] = {"the projections", "the attention", "the MLP"};
+    uint32_t each = phx_config_layer_sums(config), layers = (uint32_t)config->n_layers;
     if (ordinal == 0)
         snprintf(text, bytes, "the sum of the embeddings");
-    else if (ordinal < n_sums)
-        snprintf(text, bytes, "the sum after the %s of layer %u", ordinal % 2 ? "attention" : "MLP",
-                 (ordinal - 1) / 2);
+    else if (ordinal <= each * layers)
+        snprintf(text, bytes, "the sum after %s of layer %u",
+                 names[(ordinal - 1) % each + 3 - each], (ordinal - 1) / each);
     else
         snprintf(text, bytes, "the gather of the logits or their candidates");
 }

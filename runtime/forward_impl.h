@@ -13,6 +13,7 @@ struct phx_activations {
     struct phx_tensor x;        ///< act [N, E] full: the normed residual
     struct phx_tensor residual; ///< f32 [N, E] full
     struct phx_tensor qkv;      ///< act [N, (Hq + 2 Hk) D] split by heads
+    struct phx_tensor squares;  ///< f32 [N, 2] of q and k, for norms over all heads; else absent
     struct phx_tensor attended; ///< act [N, Hq D] split by heads
     struct phx_tensor ffn;      ///< act [N, F] split; the shared expert's too
     struct phx_tensor router;   ///< f32 [N, X + 1] full: logits, the shared expert's gate
@@ -45,7 +46,7 @@ struct phx_forward {
     int32_t n_ropes;
     struct phx_tensor rope_freq[PHX_MAX_ROPES]; ///< f32 [1, R/2]
     float rope_scale[PHX_MAX_ROPES];
-    int32_t *layer_rope;   ///< [n_layers] index into the tables
+    int32_t *layer_rope;   ///< [n_layers] index into the tables; -1: no rotation
     int64_t *vocab_begin;  ///< [T + 1]
     int64_t *record_begin; ///< [T + 1] scratch for the widths of the records
 };

@@ -105,8 +105,10 @@ enum phx_status phx_forward_mlp(struct phx_forward *f, struct phx_stream *s,
                                                     .activation = f->parts.config->activation,
                                                     .out = ffn}));
     PHX_TRY(phx_forward_look(f, s, step, PHX_POINT_GATE_UP, l, ffn));
-    PHX_TRY(phx_op_linear(
-        s,
-        &(struct phx_linear){.x = ffn, .weight = w->down, .bias = w->down_bias, .out = partial}));
+    PHX_TRY(phx_op_linear(s, &(struct phx_linear){.x = ffn,
+                                                  .weight = w->down,
+                                                  .bias = w->down_bias,
+                                                  .scale = f->parts.config->residual_scale,
+                                                  .out = partial}));
     return phx_forward_look(f, s, step, PHX_POINT_DOWN, l, partial);
 }

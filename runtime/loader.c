@@ -94,12 +94,16 @@ static struct phx_tensor *vector_at(struct phx_weights *weights,
         return &layer->k_norm;
     case PHX_SLOT_O_BIAS:
         return &layer->o_bias;
+    case PHX_SLOT_ATTN_POST_NORM:
+        return &layer->attn_post_norm;
     case PHX_SLOT_FFN_NORM:
         return &layer->ffn_norm;
     case PHX_SLOT_GATE_UP_BIAS:
         return &layer->gate_up_bias;
     case PHX_SLOT_DOWN_BIAS:
         return &layer->down_bias;
+    case PHX_SLOT_FFN_POST_NORM:
+        return &layer->ffn_post_norm;
     case PHX_SLOT_FINAL_NORM:
         return &weights->final_norm;
     default:
@@ -188,8 +192,9 @@ static struct rectangle rectangle_of(const struct phx_weight_part *part, int64_t
     enum phx_dtype dtype = (enum phx_dtype)part->tensor->dtype;
     int64_t left = phx_interval_length(part->rows) - row;
     size_t pitch = phx_dtype_bytes(dtype, part->full_cols);
+    int64_t first = part->span.first_row + part->rows.begin + row;
     return (struct rectangle){
-        .data = (const char *)part->tensor->data + (size_t)(part->rows.begin + row) * pitch +
+        .data = (const char *)part->tensor->data + (size_t)first * pitch +
                 phx_dtype_bytes(dtype, part->cols.begin),
         .pitch_bytes = pitch,
         .row_bytes = phx_dtype_bytes(dtype, phx_interval_length(part->cols)),
@@ -225,6 +230,7 @@ struct chunk {
     enum phx_dtype dtype;
     struct rectangle from;
     int64_t offset; /* in the place: rows, of a vector columns */
+    float added;    /* to each value of a vector */
 };
 
 static void next_part(struct reader *r)
@@ -257,6 +263,7 @@ static bool next_chunk(struct reader *r, struct chunk *out)
             .dtype = (enum phx_dtype)part->tensor->dtype,
             .from = rectangle_of(part, r->part_row, rows),
             .offset = r->offset + r->part_row,
+            .added = phx_weight_row_offset(part->row, r->walk.config),
         };
         r->part_row += out->from.rows;
         return true;
@@ -276,6 +283,7 @@ static void read_vector(const struct chunk *chunk, float *to)
             memcpy(&half, at, sizeof half);
             to[i] = chunk->dtype == PHX_BF16 ? phx_f32_from_bf16(half) : phx_f32_from_f16(half);
         }
+        to[i] += chunk->added;
     }
 }
 
@@ -321,7 +329,7 @@ static void make_vector(const struct phx_config *config, const struct phx_weight
             float value = dummy.center + dummy.scale * phx_dummy_unit(key, (uint32_t)i);
             if (config->dtype == PHX_BF16) value = phx_f32_from_bf16(phx_bf16_from_f32(value));
             if (config->dtype == PHX_F16) value = phx_f32_from_f16(phx_f16_from_f32(value));
-            *to++ = value;
+            *to++ = value + phx_weight_row_offset(part->row, config);
         }
     }
 }
@@ -342,7 +350,8 @@ static enum phx_status make_all(struct phx_weight_walk walk, struct filling *fil
             struct phx_dummy dummy =
                 phx_weight_row_dummy(part->row, place.layer, place.expert, part->full_cols);
             PHX_TRY(phx_weight_write_dummy(filling->stream, *matrix_at(weights, &place), row, rows,
-                                           &dummy, part->rows.begin, part->cols.begin));
+                                           &dummy, part->span.first_row + part->rows.begin,
+                                           part->cols.begin));
             row += rows;
         }
     }

@@ -27,7 +27,9 @@ static const struct place {
     [PHX_REF_SHARED_UP] = {PHX_SLOT_SHARED_GATE_UP, PHX_SLOT_COUNT, 1},
     [PHX_REF_SHARED_DOWN] = {PHX_SLOT_SHARED_DOWN, PHX_SLOT_COUNT, 0},
     [PHX_REF_ATTN_NORM] = {PHX_SLOT_ATTN_NORM, PHX_SLOT_COUNT, 0},
+    [PHX_REF_ATTN_POST_NORM] = {PHX_SLOT_ATTN_POST_NORM, PHX_SLOT_COUNT, 0},
     [PHX_REF_FFN_NORM] = {PHX_SLOT_FFN_NORM, PHX_SLOT_COUNT, 0},
+    [PHX_REF_FFN_POST_NORM] = {PHX_SLOT_FFN_POST_NORM, PHX_SLOT_COUNT, 0},
     [PHX_REF_FINAL_NORM] = {PHX_SLOT_FINAL_NORM, PHX_SLOT_COUNT, 0},
     [PHX_REF_Q_NORM] = {PHX_SLOT_Q_NORM, PHX_SLOT_COUNT, 0},
     [PHX_REF_K_NORM] = {PHX_SLOT_K_NORM, PHX_SLOT_COUNT, 0},
@@ -48,6 +50,9 @@ enum phx_status phx_ref_find(const struct phx_reference *r, enum phx_slot slot, 
     if (row == NULL) return PHX_OK;
     out->rows = phx_config_dim(r->config, layer, row->row_dim);
     out->cols = phx_config_dim(r->config, layer, row->col_dim);
+    struct phx_weight_span span = phx_weight_row_span(row, r->config, layer);
+    out->first_row = span.first_row;
+    out->offset = (double)phx_weight_row_offset(row, r->config);
     out->dummy = phx_weight_row_dummy(row, layer, expert, out->cols);
     if (r->checkpoint == NULL) return PHX_OK;
 
@@ -59,11 +64,11 @@ enum phx_status phx_ref_find(const struct phx_reference *r, enum phx_slot slot, 
                         name);
     int dtype = out->file->dtype;
     if ((dtype == PHX_F32 || dtype == PHX_F16 || dtype == PHX_BF16) &&
-        out->file->bytes == phx_dtype_bytes((enum phx_dtype)dtype, out->rows * out->cols))
+        out->file->bytes == phx_dtype_bytes((enum phx_dtype)dtype, span.all_rows * out->cols))
         return PHX_OK;
     return phx_fail(PHX_BAD_DATA, "%s: %s has %zu bytes of type %s, not %lld x %lld numbers",
                     out->file->file, name, out->file->bytes, out->file->dtype_name,
-                    (long long)out->rows, (long long)out->cols);
+                    (long long)span.all_rows, (long long)out->cols);
 }
 
 static enum phx_status find_tensors(struct phx_reference *r)
@@ -152,10 +157,12 @@ void phx_ref_read_row(const struct phx_reference *r, const struct phx_ref_matrix
                       double *out)
 {
     PHX_ASSERT(row >= 0 && row < t->rows);
+    row += t->first_row;
     for (int64_t c = 0; c < t->cols; c++) {
         out[c] = t->file == NULL
                      ? dummy_at(r, t, row, c)
                      : value_at((enum phx_dtype)t->file->dtype, t->file->data, row * t->cols + c);
+        out[c] += t->offset;
     }
 }
 
@@ -209,58 +216,16 @@ void phx_reference_norm(const struct phx_reference *reference, enum phx_ref_tens
                         int32_t layer, int64_t n, const double *x, double *y)
 {
     const struct phx_ref_matrix *t = &pair_of(reference, tensor, layer)->weight;
+    if (t->rows == 0) {
+        memmove(y, x, sizeof *y * (size_t)(n * reference->config->hidden));
+        return;
+    }
     phx_ref_read_row(reference, t, 0, reference->row);
     for (int64_t i = 0; i < n; i++, x += t->cols, y += t->cols) {
         double squares = 0;
         for (int64_t c = 0; c < t->cols; c++) squares += x[c] * x[c];
         double rms = sqrt(squares / (double)t->cols + (double)reference->config->norm_epsilon);
         for (int64_t c = 0; c < t->cols; c++) y[c] = x[c] / rms * reference->row[c];
-    }
-}
-
-/* Rotations that are long against the original context slow down, short ones stay, and those
- * between are blended (Meta's rule for Llama 3). */
-static double llama3_frequency(const struct phx_rope_config *rope, double frequency)
-{
-    double wavelength = 2 * M_PI / frequency, context = (double)rope->original_max_positions;
-    if (wavelength < context / rope->high_freq_factor) return frequency;
-    if (wavelength > context / rope->low_freq_factor) return frequency / rope->factor;
-    double smooth = (context / wavelength - rope->low_freq_factor) /
-                    (rope->high_freq_factor - rope->low_freq_factor);
-    return (1 - smooth) * (frequency / rope->factor) + smooth * frequency;
-}
-
-/* Models keep the frequencies in f32 (or in what the options say), and their angles too. */
-static double angle_of(const struct phx_reference *r, int64_t dim, int64_t i, int32_t position)
-{
-    const struct phx_rope_config *rope = &r->config->rope;
-    double frequency = pow(rope->theta, -2.0 * (double)i / (double)dim);
-    if (rope->kind == PHX_ROPE_LINEAR) frequency /= rope->factor;
-    if (rope->kind == PHX_ROPE_LLAMA3) frequency = llama3_frequency(rope, frequency);
-    float kept = (float)frequency;
-    if (r->options.inv_freq == PHX_BF16) kept = phx_f32_from_bf16(phx_bf16_from_f32(kept));
-    return (float)position * kept;
-}
-
-void phx_reference_rotate(const struct phx_reference *reference, enum phx_ref_tensor which,
-                          int32_t layer, int64_t n, const int32_t *positions, int64_t n_heads,
-                          double *x)
-{
-    int64_t dim = reference->config->layers[layer].shape.head_dim, half = dim / 2;
-    if (reference->config->qk_norm)
-        phx_reference_norm(reference, which == PHX_REF_Q ? PHX_REF_Q_NORM : PHX_REF_K_NORM, layer,
-                           n * n_heads, x, x);
-    for (int64_t row = 0; row < n; row++) {
-        for (int64_t i = 0; i < half; i++) {
-            double angle = angle_of(reference, dim, i, positions[row]);
-            double c = cos(angle), s = sin(angle);
-            for (int64_t h = 0; h < n_heads; h++) {
-                double *head = x + (row * n_heads + h) * dim;
-                double a = head[i], b = head[i + half];
-                head[i] = a * c - b * s;
-                head[i + half] = b * c + a * s;
-            }
-        }
     }
 }
 
@@ -272,6 +237,11 @@ void phx_reference_scores(const double *q, const double *k, int64_t stride, int6
         for (int64_t d = 0; d < dim; d++) sum += q[d] * k[j * stride + d];
         scores[j] = scale * sum;
     }
+}
+
+void phx_reference_cap(double cap, int64_t n, double *x)
+{
+    for (int64_t i = 0; cap != 0 && i < n; i++) x[i] = cap * tanh(x[i] / cap);
 }
 
 void phx_reference_attend(const double *scores, const double *v, int64_t stride, int64_t dim,
@@ -309,6 +279,7 @@ struct pass {
     double *residual, *x, *sum; /* [N, E] */
     double *q, *k, *v, *attended;
     double *scores;          /* [N, H N] */
+    double *capped;          /* [N] */
     double *gate, *up;       /* [N, F] */
     double *router, *choice; /* [N, X] */
     double *hidden;          /* [N, X F] */
@@ -323,8 +294,14 @@ static void add(double *to, const double *from, int64_t n)
     for (int64_t i = 0; i < n; i++) to[i] += from[i];
 }
 
+static void multiply(double *x, double factor, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) x[i] *= factor;
+}
+
 static void attend(const struct pass *p, int32_t layer)
 {
+    const double cap = (double)p->r->config->attention_soft_cap;
     const struct phx_layer_config *config = &p->r->config->layers[layer];
     const int64_t heads = config->shape.n_heads, kv = config->shape.n_kv_heads;
     const int64_t dim = config->shape.head_dim, group = heads / kv;
@@ -335,7 +312,9 @@ static void attend(const struct pass *p, int32_t layer)
             memset(scores, 0, sizeof *scores * (size_t)p->n);
             phx_reference_scores(p->q + (i * heads + h) * dim, p->k + at, kv * dim, i + 1, dim,
                                  (double)p->r->config->attention_scale, scores);
-            phx_reference_attend(scores, p->v + at, kv * dim, dim, (int32_t)i, config->window,
+            memcpy(p->capped, scores, sizeof *scores * (size_t)p->n);
+            phx_reference_cap(cap, i + 1, p->capped);
+            phx_reference_attend(p->capped, p->v + at, kv * dim, dim, (int32_t)i, config->window,
                                  p->attended + (i * heads + h) * dim);
             if (config->window > 0)
                 for (int64_t j = 0; j <= i - config->window; j++) scores[j] = 0;
@@ -356,6 +335,7 @@ static enum phx_status run_attention(const struct pass *p, int32_t layer)
     const struct phx_layer_shape *s = &p->r->config->layers[layer].shape;
     const int64_t hidden = p->r->config->hidden;
     const int64_t q = (int64_t)s->n_heads * s->head_dim, kv = (int64_t)s->n_kv_heads * s->head_dim;
+    const struct phx_interval q_heads = {0, s->n_heads}, kv_heads = {0, s->n_kv_heads};
     phx_reference_norm(p->r, PHX_REF_ATTN_NORM, layer, p->n, p->residual, p->x);
     SEE(PHX_ACT_ATTN_NORM, hidden, p->x);
     phx_reference_linear(p->r, PHX_REF_Q, layer, p->n, p->x, p->q);
@@ -364,14 +344,16 @@ static enum phx_status run_attention(const struct pass *p, int32_t layer)
     SEE(PHX_ACT_Q_PROJ, q, p->q);
     SEE(PHX_ACT_K_PROJ, kv, p->k);
     SEE(PHX_ACT_V, kv, p->v);
-    phx_reference_rotate(p->r, PHX_REF_Q, layer, p->n, p->positions, s->n_heads, p->q);
-    phx_reference_rotate(p->r, PHX_REF_K, layer, p->n, p->positions, s->n_kv_heads, p->k);
+    phx_reference_rotate(p->r, PHX_REF_Q, layer, p->n, p->positions, q_heads, NULL, p->q);
+    phx_reference_rotate(p->r, PHX_REF_K, layer, p->n, p->positions, kv_heads, NULL, p->k);
     SEE(PHX_ACT_Q, q, p->q);
     SEE(PHX_ACT_K, kv, p->k);
     attend(p, layer);
     SEE(PHX_ACT_SCORES, s->n_heads * p->n, p->scores);
     SEE(PHX_ACT_ATTN, q, p->attended);
     phx_reference_linear(p->r, PHX_REF_O, layer, p->n, p->attended, p->sum);
+    multiply(p->sum, (double)p->r->config->residual_scale, p->n * hidden);
+    phx_reference_norm(p->r, PHX_REF_ATTN_POST_NORM, layer, p->n, p->sum, p->sum);
     SEE(PHX_ACT_O, hidden, p->sum);
     add(p->residual, p->sum, p->n * hidden);
     SEE(PHX_ACT_ATTN_RESIDUAL, hidden, p->residual);
@@ -423,6 +405,8 @@ static enum phx_status run_ffn(const struct pass *p, int32_t layer)
         SEE(PHX_ACT_GATE_UP, s->ffn, p->gate);
         phx_reference_linear(p->r, PHX_REF_DOWN, layer, p->n, p->gate, p->sum);
     }
+    multiply(p->sum, (double)p->r->config->residual_scale, p->n * hidden);
+    phx_reference_norm(p->r, PHX_REF_FFN_POST_NORM, layer, p->n, p->sum, p->sum);
     SEE(PHX_ACT_DOWN, hidden, p->sum);
     add(p->residual, p->sum, p->n * hidden);
     SEE(PHX_ACT_RESIDUAL, hidden, p->residual);
@@ -435,6 +419,7 @@ static enum phx_status run_pass(const struct pass *p, const int32_t *ids)
     int32_t layer = -1;
     for (int64_t i = 0; i < p->n; i++)
         phx_reference_row(p->r, PHX_REF_EMBED, 0, ids[i], p->residual + i * config->hidden);
+    multiply(p->residual, (double)config->embed_scale, p->n * config->hidden);
     SEE(PHX_ACT_EMBED, config->hidden, p->residual);
     for (int32_t l = 0; l < config->n_layers; l++) {
         PHX_TRY(run_attention(p, l));
@@ -443,6 +428,8 @@ static enum phx_status run_pass(const struct pass *p, const int32_t *ids)
     phx_reference_norm(p->r, PHX_REF_FINAL_NORM, 0, p->n, p->residual, p->x);
     SEE(PHX_ACT_FINAL_NORM, config->hidden, p->x);
     phx_reference_linear(p->r, PHX_REF_LM_HEAD, 0, p->n, p->x, p->logits);
+    multiply(p->logits, (double)config->logits_scale, p->n * config->vocab);
+    phx_reference_cap((double)config->logits_soft_cap, p->n * config->vocab, p->logits);
     SEE(PHX_ACT_LOGITS, config->vocab, p->logits);
     return PHX_OK;
 }
@@ -470,24 +457,13 @@ phx_reference_run(const struct phx_reference *reference, const int32_t *ids, int
         widen(&heads, config->layers[l].shape.n_heads);
     }
     struct pass p = {.r = reference, .n = n, .see = see, .user = user};
-    int64_t widths[] = {hidden,
-                        hidden,
-                        hidden,
-                        q,
-                        kv,
-                        kv,
-                        q,
-                        heads * n,
-                        ffn,
-                        ffn,
-                        config->vocab,
-                        experts,
-                        experts,
-                        columns,
-                        experts > 0 ? hidden : 0};
-    double **places_of[] = {&p.residual, &p.x,        &p.sum,    &p.q,      &p.k,
-                            &p.v,        &p.attended, &p.scores, &p.gate,   &p.up,
-                            &p.logits,   &p.router,   &p.choice, &p.hidden, &p.shared};
+    int64_t widths[] = {hidden,  hidden,  hidden,  q,
+                        kv,      kv,      q,       heads * n,
+                        1,       ffn,     ffn,     config->vocab,
+                        experts, experts, columns, experts > 0 ? hidden : 0};
+    double **places_of[] = {&p.residual, &p.x,      &p.sum,    &p.q,     &p.k,  &p.v,
+                            &p.attended, &p.scores, &p.capped, &p.gate,  &p.up, &p.logits,
+                            &p.router,   &p.choice, &p.hidden, &p.shared};
     size_t all = 0, count = sizeof widths / sizeof *widths;
     for (size_t i = 0; i < count; i++) all += (size_t)(n * widths[i]);
     double *memory = malloc(all * sizeof *memory);

@@ -9,6 +9,8 @@
 
 struct phx_ref_matrix {
     int64_t rows, cols;                 ///< rows 0: the model has none
+    int64_t first_row;                  ///< of the tensor that they are in
+    double offset;                      ///< added to the values stored
     const struct phx_file_tensor *file; ///< NULL: made up by `dummy`
     struct phx_dummy dummy;
 };

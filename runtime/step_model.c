@@ -123,10 +123,11 @@ void phx_step_work_of(const struct phx_config *config, const struct phx_shard_pl
     }
     for (int32_t l = 0; l < n_layers; l++) add_attention(config, plan, l, kv_dtype, shape, out);
     if (phx_shard_plan_size(plan) == 1) return;
-    /* Of the embeddings and after attention and MLP of each layer. */
-    out->n_sums = 1 + 2 * n_layers;
+    /* Of the embeddings and after attention and MLP of each layer; of squares two numbers a row. */
+    out->n_sums = 1 + phx_config_layer_sums(config) * n_layers;
     out->sum_bytes = (int64_t)phx_dtype_bytes(
-        info.activation, ((out->n_sums - 2) * rows + 2 * shape->n_seqs) * config->hidden);
+        info.activation, ((2 * n_layers - 1) * rows + 2 * shape->n_seqs) * config->hidden);
+    if (config->qk_norm_all) out->sum_bytes += n_layers * rows * 2 * (int64_t)sizeof(float);
 }
 
 /* ---- time ---- */

@@ -31,6 +31,7 @@ static struct phx_weight_part part_of(const struct phx_weight_walk *walk,
         .full_cols = phx_shard_plan_full(plan, layer, row->col_dim),
         .rows = phx_shard_plan_interval(plan, rank, layer, row->row_dim),
         .cols = phx_shard_plan_interval(plan, rank, layer, row->col_dim),
+        .span = phx_weight_row_span(row, walk->config, layer),
     };
     if (walk->checkpoint) {
         char name[PHX_WEIGHT_NAME_BYTES];

@@ -14,6 +14,7 @@ struct phx_weight_part {
     const struct phx_file_tensor *tensor; ///< NULL: not in the checkpoint, or there is none
     int64_t full_rows, full_cols;
     struct phx_interval rows, cols;
+    struct phx_weight_span span; ///< of the tensor: the rows above are counted from its first_row
 };
 
 enum { PHX_MAX_PARTS = 3 }; /* q, k, v */

@@ -108,7 +108,8 @@ static enum phx_status check_tensor(const struct phx_weight_place *place,
                         "%s: tensor %s has type %s; a weight must be F32, F16 or BF16",
                         tensor->file, tensor->name, tensor->dtype_name);
     }
-    struct phx_file_tensor expected = {.n_dims = 2, .shape = {part->full_rows, part->full_cols}};
+    struct phx_file_tensor expected = {.n_dims = 2,
+                                       .shape = {part->span.all_rows, part->full_cols}};
     if (place->is_vector)
         expected = (struct phx_file_tensor){.n_dims = 1, .shape = {part->full_cols}};
     if (tensor->n_dims == expected.n_dims &&

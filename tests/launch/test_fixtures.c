@@ -158,8 +158,36 @@ static int compare_logits(const struct golden *g, const float *logits)
     return n_clear;
 }
 
-static void check_fixture(const char *name, int size, int32_t max_rows, bool expert_parallel)
+static const struct fixture {
+    const char *name;
+    int kv_heads;
+    bool experts;    /* run with both ways of cutting them */
+    int32_t context; /* as of struct phx_run_settings */
+    bool rounded;    /* by a maker who had rounded the rotary frequencies (golden_rope.h) */
+} fixtures[] = {
+    {"llama-15q5kv-uneven", 5, .rounded = true},
+    {"llama-mha-6q6kv", 6, .rounded = true},
+    {"llama-mqa-7q1kv", 1, .rounded = true},
+    {"llama3-12q4kv", 4, .rounded = true},
+    {"mistral-8q2kv-window16", 2, .rounded = true},
+    {"qwen2-14q2kv", 2, .rounded = true},
+    {"qwen3-16q4kv", 4, .rounded = true},
+    {"mixtral-8q2kv-4experts", 2, .experts = true, .rounded = true},
+    {"qwen3moe-12q4kv-8experts", 4, .experts = true, .rounded = true},
+    {"qwen2moe-9q3kv-7experts", 3, .experts = true},
+    {"phi3-15q5kv-longrope", .kv_heads = 5},
+    {"phi3-9q3kv-partial", 3, .context = N_ALL},
+    {"granite-12q4kv", .kv_heads = 4},
+    {"smollm3-10q2kv", .kv_heads = 2},
+    {"qwen2-9q3kv-windows", .kv_heads = 3},
+    {"gemma2-10q5kv", .kv_heads = 5},
+    {"gemma3-12q3kv", .kv_heads = 3},
+    {"olmo2-8q4kv", .kv_heads = 4},
+};
+
+static void check_fixture(const struct fixture *f, int size, int32_t max_rows, bool expert_parallel)
 {
+    const char *name = f->name;
     char directory[512];
     struct golden g;
     snprintf(directory, sizeof directory, "%s/hf/%s", PHX_TEST_DATA, name);
@@ -172,6 +200,7 @@ static void check_fixture(const char *name, int size, int32_t max_rows, bool exp
     struct test_job job = {
         .settings = {.model = directory,
                      .expert_parallel = expert_parallel,
+                     .context = f->context,
                      .device = mode.device,
                      .compute = mode.compute,
                      .n_threads = 1},
@@ -195,23 +224,6 @@ static void check_fixture(const char *name, int size, int32_t max_rows, bool exp
     phx_checkpoint_destroy(g.file);
 }
 
-static const struct fixture {
-    const char *name;
-    int kv_heads;
-    bool experts; /* run with both ways of cutting them */
-    bool rounded; /* by a maker who had rounded the rotary frequencies (golden_rope.h) */
-} fixtures[] = {
-    {"llama-15q5kv-uneven", 5, .rounded = true},
-    {"llama-mha-6q6kv", 6, .rounded = true},
-    {"llama-mqa-7q1kv", 1, .rounded = true},
-    {"llama3-12q4kv", 4, .rounded = true},
-    {"mistral-8q2kv-window16", 2, .rounded = true},
-    {"qwen2-14q2kv", 2, .rounded = true},
-    {"qwen3-16q4kv", 4, .rounded = true},
-    {"mixtral-8q2kv-4experts", 2, .experts = true, .rounded = true},
-    {"qwen3moe-12q4kv-8experts", 4, .experts = true, .rounded = true},
-    {"qwen2moe-9q3kv-7experts", 3, .experts = true},
-};
 enum { N_FIXTURES = sizeof fixtures / sizeof *fixtures };
 
 static void at_every_size(void **state)
@@ -220,8 +232,8 @@ static void at_every_size(void **state)
     test_golden_rope_rounded = f->rounded;
     for (int size = 1; size <= f->kv_heads && size <= mode.max_ranks; size++)
         for (int whole = 0; whole <= f->experts; whole++) {
-            check_fixture(f->name, size, 512, whole);
-            check_fixture(f->name, size, 7, whole);
+            check_fixture(f, size, 512, whole);
+            check_fixture(f, size, 7, whole);
         }
 }
 

@@ -7,7 +7,7 @@
 
 #include "runtime/reference.h"
 
-enum { N_PROMPT = 40 };
+enum { N_PROMPT = 40, N_CONTEXT = 64 };
 
 struct golden {
     struct phx_checkpoint *file;
@@ -88,6 +88,7 @@ static void check_fixture(const char *name, enum phx_dtype inv_freq)
     strcat(path, "/golden.safetensors");
     assert_ok(phx_checkpoint_open(path, &g.file));
     g.config = config;
+    config->context = N_CONTEXT;
     assert_ok(phx_reference_create(
         config, weights, &(struct phx_reference_options){.inv_freq = inv_freq}, &reference));
     assert_ok(phx_reference_run(reference, find(&g, "input_ids")->data, N_PROMPT, see, &g));
@@ -102,10 +103,13 @@ static void test_fixtures(void **state)
 {
     (void)state;
     static const char *const rounded[] = {
-        "llama-15q5kv-uneven",    "llama-mha-6q6kv", "llama-mqa-7q1kv", "llama3-12q4kv",
-        "mistral-8q2kv-window16", "qwen2-14q2kv",    "qwen3-16q4kv",    "mixtral-8q2kv-4experts",
-        "qwen3moe-12q4kv-8experts"};
-    static const char *const exact[] = {"qwen2moe-9q3kv-7experts"};
+        "llama-15q5kv-uneven", "llama-mha-6q6kv",        "llama-mqa-7q1kv",
+        "llama3-12q4kv",       "mistral-8q2kv-window16", "qwen2-14q2kv",
+        "qwen3-16q4kv",        "mixtral-8q2kv-4experts", "qwen3moe-12q4kv-8experts"};
+    static const char *const exact[] = {
+        "qwen2moe-9q3kv-7experts", "phi3-15q5kv-longrope", "phi3-9q3kv-partial",
+        "granite-12q4kv",          "smollm3-10q2kv",       "qwen2-9q3kv-windows",
+        "gemma2-10q5kv",           "gemma3-12q3kv",        "olmo2-8q4kv"};
     for (size_t i = 0; i < sizeof rounded / sizeof *rounded; i++)
         check_fixture(rounded[i], PHX_BF16);
     for (size_t i = 0; i < sizeof exact / sizeof *exact; i++) check_fixture(exact[i], PHX_F32);

@@ -14,7 +14,7 @@ void __wrap_phx_config_inv_freq(const struct phx_config *config, int32_t layer, 
                                 float *attention_factor)
 {
     __real_phx_config_inv_freq(config, layer, inv_freq, attention_factor);
-    int32_t half = config->layers[layer].shape.head_dim / 2;
+    int32_t half = phx_config_rotated(config, layer) / 2;
     for (int32_t i = 0; i < half && test_golden_rope_rounded; i++)
         inv_freq[i] = phx_f32_from_bf16(phx_bf16_from_f32(inv_freq[i]));
 }
