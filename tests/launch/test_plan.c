@@ -44,6 +44,10 @@ enum phx_status __real_phx_comm_reduce_norm(struct phx_comm *comm, struct phx_st
                                             const struct phx_reduce_norm *args);
 enum phx_status __wrap_phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *stream,
                                             const struct phx_reduce_norm *args);
+enum phx_status __real_phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *stream,
+                                           struct phx_tensor x);
+enum phx_status __wrap_phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *stream,
+                                           struct phx_tensor x);
 
 int __wrap_posix_memalign(void **out, size_t alignment, size_t bytes)
 {
@@ -83,6 +87,14 @@ enum phx_status __wrap_phx_comm_reduce_norm(struct phx_comm *comm, struct phx_st
 {
     summed += (int64_t)phx_tensor_span_bytes(args->partial);
     return __real_phx_comm_reduce_norm(comm, stream, args);
+}
+
+/* Of squares; what reduce_norm adds does not pass here. */
+enum phx_status __wrap_phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *stream,
+                                           struct phx_tensor x)
+{
+    summed += (int64_t)phx_tensor_span_bytes(x);
+    return __real_phx_comm_all_reduce(comm, stream, x);
 }
 
 /* ---- a run ---- */
@@ -230,6 +242,9 @@ static void plans_are_what_is_taken(void **state)
         {PHX_TEST_DATA "/hf/qwen2moe-9q3kv-7experts", 3, PHX_F32, false},
         {PHX_TEST_DATA "/hf/qwen2moe-9q3kv-7experts", 3, PHX_F32, true},
         {PHX_TEST_DATA "/hf/mixtral-8q2kv-4experts", 2, PHX_F32, false},
+        {PHX_TEST_DATA "/hf/phi3-9q3kv-partial", 3, PHX_F32, false},
+        {PHX_TEST_DATA "/hf/gemma3-12q3kv", 3, PHX_F32, false},
+        {PHX_TEST_DATA "/hf/olmo2-8q4kv", 4, PHX_F32, false},
     };
     (void)state;
     for (size_t t = 0; t < sizeof rows / sizeof *rows; t++) {
@@ -276,7 +291,8 @@ static void weights_have_the_published_sizes(void **state)
         {"llama-3.1-8b", 16060522496},  {"llama-3.1-70b", 141107412992},
         {"qwen2.5-0.5b", 988065536},    {"qwen2.5-7b", 15231233024},
         {"qwen2.5-72b", 145412407296.}, {"mixtral-8x7b", 93405585408},
-        {"qwen3-30b-a3b", 61064245248},
+        {"qwen3-30b-a3b", 61064245248}, {"phi-4", 29319014400},
+        {"gemma-2-9b", 18483411968},
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
