@@ -22,9 +22,17 @@
 #include "tests/support/gpus.h"
 #include "tests/support/write_model.h"
 
-static const char *const models[] = {
-    "llama-15q5kv-uneven", "llama-mha-6q6kv", "llama-mqa-7q1kv",        "llama3-12q4kv",
-    "qwen2-14q2kv",        "qwen3-16q4kv",    "mistral-8q2kv-window16", "bias"};
+static const char *const models[] = {"llama-15q5kv-uneven",
+                                     "llama-mha-6q6kv",
+                                     "llama-mqa-7q1kv",
+                                     "llama3-12q4kv",
+                                     "qwen2-14q2kv",
+                                     "qwen3-16q4kv",
+                                     "mistral-8q2kv-window16",
+                                     "mixtral-8q2kv-4experts",
+                                     "qwen3moe-12q4kv-8experts",
+                                     "qwen2moe-9q3kv-7experts",
+                                     "bias"};
 
 /* With a bias of o; 12 query heads in groups of 2. */
 static const char bias_config[] =
@@ -60,11 +68,12 @@ static char *bias_folder;
 
 struct shape {
     int heads, kv, group, dim;
-    bool qk_norm, o_bias, tied, square;
+    bool qk_norm, o_bias, tied, square, experts;
 };
 
 struct expected {
     bool visible;
+    bool unaudited; /* no mapping of heads: compare alone sees it */
     enum phx_audit_check_id check;
     int rank, q_head, kv_head; /* -1: of none */
     const char *activation;    /* that compare names first */
@@ -86,7 +95,13 @@ static int kv_begin(const struct shape *s, int size, int rank)
 static struct expected at(enum phx_audit_check_id check, int rank, int q_head, int kv_head,
                           const char *activation)
 {
-    return (struct expected){true, check, rank, q_head, kv_head, activation, rank};
+    return (struct expected){.visible = true,
+                             .check = check,
+                             .rank = rank,
+                             .q_head = q_head,
+                             .kv_head = kv_head,
+                             .activation = activation,
+                             .activation_rank = rank};
 }
 
 static const struct expected invisible = {.visible = false};
@@ -173,6 +188,9 @@ static struct expected expect(enum test_fault fault, const struct shape *s, int 
     case FAULT_BIAS_EVERYWHERE:
     case FAULT_LM_HEAD_SHIFTED:
         return expect_in_weights(fault, s, size);
+    case FAULT_EXPERT_OF_NEIGHBOUR:
+        if (!s->experts) return invisible;
+        return (struct expected){.visible = true, .unaudited = true, .activation = "gate_up"};
     default:
         return expect_in_kernel(fault, s, size);
     }
@@ -184,7 +202,7 @@ enum { N_IDS = 29, N_COMPARED = 80 };
 
 struct outcome {
     const char *directory;
-    bool compares;
+    bool compares, whole_experts;
     struct phx_audit_check failure; /* of the audit; passed: none */
     struct phx_difference first;    /* of compare; ok: none */
     enum phx_audit_check_id id;
@@ -261,6 +279,7 @@ static enum phx_status body(struct phx_world *world, void *user)
     struct outcome *out = user;
     struct phx_run *run = NULL;
     struct phx_run_settings settings = {.model = out->directory,
+                                        .expert_parallel = out->whole_experts,
                                         .device = mode.device,
                                         .compute = mode.compute,
                                         .n_threads = 1,
@@ -300,6 +319,7 @@ static struct shape shape_of(const char *directory)
                       .qk_norm = config->qk_norm,
                       .o_bias = config->o_bias,
                       .tied = config->tied,
+                      .experts = l->n_experts > 0,
                       .square = config->hidden == (int64_t)l->n_heads * l->head_dim};
     phx_config_destroy(config);
     return s;
@@ -308,7 +328,7 @@ static struct shape shape_of(const char *directory)
 static void check_audit(const struct outcome *o, const struct expected *e, const char *where)
 {
     const struct phx_audit_check *f = &o->failure;
-    if (!e->visible) {
+    if (!e->visible || e->unaudited) {
         if (!f->passed) fail_msg("%s: must pass, but %s fails: %s", where, f->name, f->found);
         return;
     }
@@ -337,14 +357,16 @@ static void check_compare(const struct outcome *o, const struct expected *e, con
 }
 
 static void check_fault(enum test_fault fault, const char *directory, const struct shape *s,
-                        int size)
+                        int size, bool whole_experts)
 {
     const struct expected e = expect(fault, s, size);
     char where[200];
-    snprintf(where, sizeof where, "%s, %d ranks: %s", model_name, size, fault_texts[fault]);
+    snprintf(where, sizeof where, "%s, %d ranks%s: %s", model_name, size,
+             whole_experts ? " with whole experts" : "", fault_texts[fault]);
     for (int compares = 0; compares < 2; compares++) {
         struct outcome o = {.directory = directory,
                             .compares = compares == 1,
+                            .whole_experts = whole_experts,
                             .failure = {.passed = true},
                             .first = {.ok = true}};
         test_fault = fault;
@@ -356,9 +378,11 @@ static void check_fault(enum test_fault fault, const char *directory, const stru
             check_compare(&o, &e, where);
         else
             check_audit(&o, &e, where);
-        if (!compares && e.visible)
+        if (compares && e.unaudited)
+            print_message("%-60s caught by compare\n", where);
+        else if (!compares && e.visible && !e.unaudited)
             print_message("%-60s caught by %s\n", where, o.failure.name);
-        else if (!compares)
+        else if (!compares && !e.visible)
             print_message("%-60s invisible\n", where);
     }
 }
@@ -371,7 +395,11 @@ static void test_model(void **state)
     const struct shape s = shape_of(directory);
     for (int size = 1; size <= s.kv; size++)
         for (int fault = 0; fault < FAULT_COUNT; fault++)
-            check_fault((enum test_fault)fault, directory, &s, size);
+            check_fault((enum test_fault)fault, directory, &s, size, false);
+    for (int size = 1; size <= s.kv && s.experts; size++) {
+        check_fault(FAULT_NONE, directory, &s, size, true);
+        check_fault(FAULT_EXPERT_OF_NEIGHBOUR, directory, &s, size, true);
+    }
 }
 
 static void test_gpus(void **state)
@@ -387,7 +415,9 @@ static void test_gpus(void **state)
             model_name = models[m];
             folder_of(model_name, directory);
             const struct shape s = shape_of(directory);
-            for (int size = 1; size <= s.kv; size++) check_fault(FAULT_NONE, directory, &s, size);
+            for (int size = 1; size <= s.kv; size++)
+                for (int whole = 0; whole <= s.experts; whole++)
+                    check_fault(FAULT_NONE, directory, &s, size, whole);
         }
     }
 }
