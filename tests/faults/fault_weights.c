@@ -46,17 +46,20 @@ void test_fault_clear(void)
     }
 }
 
-/* The groups of rank 0, 0 + T, 0 + 2T, ..., then those of rank 1: a contiguous cut then interleaves
- * them. */
+/* The part's groups of rank 0, 0 + T, 0 + 2T, ..., then those of rank 1: a contiguous cut then
+ * interleaves them. */
 static void interleave(struct phx_weight_part *part, size_t n_groups, size_t n_ranks)
 {
     const struct phx_file_tensor *from = part->tensor;
-    const size_t bytes = from->bytes / n_groups;
+    const size_t row_bytes = from->bytes / (size_t)part->span.all_rows;
+    const size_t begin = (size_t)part->span.first_row * row_bytes;
+    const size_t bytes = (size_t)part->full_rows * row_bytes / n_groups;
     struct copy *copy = new_copy(from);
-    char *to = copy->memory;
+    memcpy(copy->memory, from->data, from->bytes);
+    char *to = (char *)copy->memory + begin;
     for (size_t r = 0; r < n_ranks; r++)
         for (size_t g = r; g < n_groups; g += n_ranks, to += bytes)
-            memcpy(to, (const char *)from->data + g * bytes, bytes);
+            memcpy(to, (const char *)from->data + begin + g * bytes, bytes);
     part->tensor = &copy->tensor;
 }
 

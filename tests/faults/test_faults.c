@@ -32,6 +32,14 @@ static const char *const models[] = {"llama-15q5kv-uneven",
                                      "mixtral-8q2kv-4experts",
                                      "qwen3moe-12q4kv-8experts",
                                      "qwen2moe-9q3kv-7experts",
+                                     "phi3-15q5kv-longrope",
+                                     "phi3-9q3kv-partial",
+                                     "granite-12q4kv",
+                                     "smollm3-10q2kv",
+                                     "qwen2-9q3kv-windows",
+                                     "gemma2-10q5kv",
+                                     "gemma3-12q3kv",
+                                     "olmo2-8q4kv",
                                      "bias"};
 
 /* With a bias of o; 12 query heads in groups of 2. */
@@ -68,7 +76,7 @@ static char *bias_folder;
 
 struct shape {
     int heads, kv, group, dim;
-    bool qk_norm, o_bias, tied, square, experts;
+    bool qk_norm, qk_norm_all, o_bias, tied, square, experts;
 };
 
 struct expected {
@@ -139,6 +147,7 @@ static struct expected expect_in_kernel(enum test_fault fault, const struct shap
     case FAULT_ROPE_PAIRS:
         return at(PHX_CHECK_Q_ROPE, 0, 0, -1, "q");
     case FAULT_QK_NORM_OVER_HEADS:
+        if (s->qk_norm_all && size == 1) return invisible; /* as it should be */
         return s->qk_norm ? at(PHX_CHECK_Q_ROPE, 0, 0, -1, "q") : invisible;
     default:
         PHX_ASSERT(fault == FAULT_SCALE_MISSING || fault == FAULT_SCALE_TWICE);
@@ -317,6 +326,7 @@ static struct shape shape_of(const char *directory)
                       .group = l->n_heads / l->n_kv_heads,
                       .dim = l->head_dim,
                       .qk_norm = config->qk_norm,
+                      .qk_norm_all = config->qk_norm_all,
                       .o_bias = config->o_bias,
                       .tied = config->tied,
                       .experts = l->n_experts > 0,
