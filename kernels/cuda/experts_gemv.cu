@@ -78,32 +78,88 @@ __global__ void __launch_bounds__(THREADS) gated_few(struct phx_cuda_experts e)
             from_f32<X>(activate(e.activation, acc[0]) * acc[1]);
 }
 
+/* A warp's walk over the inner dimension of one pair of a row after the other. */
+struct walk {
+    int32_t j;      /* of the row's pairs; from k on: the end */
+    int64_t at;     /* where the lane is in it */
+    int32_t expert; /* of pair `lane`; negative: another rank's */
+    float weight;   /* of pair `lane` */
+
+    __device__ void skip_foreign(int32_t k)
+    {
+        while (j < k && __shfl_sync(~0u, expert, j) < 0) j++;
+    }
+
+    __device__ void next(int32_t k, int64_t in, int lane)
+    {
+        at += STEP;
+        if (at - lane * 8 < in) return;
+        at = lane * 8;
+        j++;
+        skip_foreign(k);
+    }
+};
+
+/* Loads of several pairs are under way together: each has few steps of its own. */
 template <typename W, typename X, bool STRAIGHT>
 __global__ void __launch_bounds__(THREADS)
     sum_few(struct phx_cuda_experts e, struct phx_cuda_expert_sums s)
 {
-    const int64_t row = blockIdx.y;
-    const int64_t first = ((int64_t)blockIdx.x * WARPS + threadIdx.x / 32) * SUMS;
+    constexpr int UNROLL = sizeof(W) == 2 ? 4 : 2;
+    const int lane = threadIdx.x % 32;
+    const int64_t row = blockIdx.y, first_pair = row * e.k;
+    const int64_t out = ((int64_t)blockIdx.x * WARPS + threadIdx.x / 32) * SUMS;
     wait_for_predecessor();
-    if (first >= e.n_out) return;
-    const int64_t second = first + 1 < e.n_out ? first + 1 : first; /* past the end: again */
+    if (out >= e.n_out) return;
+    const int64_t second = out + 1 < e.n_out ? out + 1 : out; /* past the end: again */
+    struct walk walk = {0, lane * 8, -1, 0};
+    if (lane < e.k) {
+        const int32_t expert = local_expert(e, first_pair + lane);
+        walk.expert = is_local(e, expert) ? expert : -1;
+        walk.weight = e.weights[first_pair + lane];
+    }
+    walk.skip_foreign(e.k);
     float sum[2] = {};
-    for (int32_t j = 0; j < e.k; j++) {
-        const int64_t pair = row * e.k + j;
-        const int32_t expert = local_expert(e, pair);
-        if (!is_local(e, expert)) continue;
-        const W *weight = (const W *)e.weight + expert * e.n_out * e.pitch;
-        const W *const w[2] = {weight + first * e.pitch, weight + second * e.pitch};
-        float acc[2];
-        multiply<W, X, STRAIGHT>(w, (const X *)e.x + pair * e.x_stride, e.in, acc);
+    while (walk.j < e.k) {
+        eight<W> raw[UNROLL][2];
+        const X *x[UNROLL];
+        float weight[UNROLL];
+        int64_t at[UNROLL];
 #pragma unroll
-        for (int r = 0; r < 2; r++) sum[r] = fmaf(e.weights[pair], acc[r], sum[r]);
+        for (int u = 0; u < UNROLL; u++) {
+            const bool left = walk.j < e.k;
+            const int32_t j = left ? walk.j : 0;
+            const int64_t expert = __shfl_sync(~0u, walk.expert, j);
+            weight[u] = __shfl_sync(~0u, walk.weight, j);
+            x[u] = (const X *)e.x + (first_pair + j) * e.x_stride;
+            at[u] = left && walk.at < e.in ? walk.at : -1; /* the lane has nothing here */
+            if (at[u] >= 0) {
+                const W *w = (const W *)e.weight + expert * e.n_out * e.pitch + at[u];
+                raw[u][0] = load_streamed(w + out * e.pitch);
+                raw[u][1] = load_streamed(w + second * e.pitch);
+            }
+            if (left) walk.next(e.k, e.in, lane);
+        }
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++) {
+            float other[8];
+            if (at[u] < 0) continue;
+            load_x<X, STRAIGHT>(x[u], at[u], e.in, other);
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                float wide[8], part = 0;
+                widen(raw[u][r], wide);
+#pragma unroll
+                for (int v = 0; v < 8; v++) part = fmaf(wide[v], other[v], part);
+                sum[r] = fmaf(weight[u], part, sum[r]);
+            }
+        }
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) sum[r] = warp_reduce(sum[r], add_op());
-    if (threadIdx.x % 32 != 0) return;
-    finish_sum<X>(s, row, first, sum[0]);
-    if (second > first) finish_sum<X>(s, row, second, sum[1]);
+    if (lane != 0) return;
+    finish_sum<X>(s, row, out, sum[0]);
+    if (second > out) finish_sum<X>(s, row, second, sum[1]);
 }
 
 /* Call f with values of the weight's and the activations' type. */
