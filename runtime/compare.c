@@ -63,7 +63,8 @@ static enum phx_status make_capture(struct phx_compare *c, const struct phx_limi
     const int32_t n_layers = c->parts.config->n_layers;
     uint32_t points = (1u << PHX_POINT_COUNT) - 1u;
     if (c->options.quick)
-        points = 1u << PHX_POINT_RESIDUAL | 1u << PHX_POINT_END_RESIDUAL | 1u << PHX_POINT_LOGITS;
+        points = 1u << PHX_POINT_RESIDUAL | 1u << PHX_POINT_END_RESIDUAL | 1u << PHX_POINT_LOGITS |
+                 1u << PHX_POINT_CHOSEN;
     else
         points |= 1u << PHX_SEEN_K | 1u << PHX_SEEN_V;
     bool *layers = malloc((size_t)n_layers * sizeof *layers);
@@ -283,13 +284,26 @@ static enum phx_status see(void *user, enum phx_activation_name name, int32_t la
     return PHX_OK;
 }
 
+static bool chosen(void *user, int32_t layer, int64_t position, int32_t *ids)
+{
+    const struct phx_compare *c = user;
+    const float *seen = phx_capture_find(c->capture, 0, PHX_POINT_CHOSEN, layer, c->live.slot,
+                                         (int32_t)position, -1, NULL);
+    for (int32_t j = 0; j < c->parts.config->n_chosen && seen != NULL; j++)
+        ids[j] = (int32_t)seen[j];
+    return seen != NULL;
+}
+
 enum phx_status phx_compare_with_reference(struct phx_compare *compare,
                                            const struct phx_checkpoint *checkpoint)
 {
     struct phx_compare *c = compare;
     struct phx_reference *reference = NULL;
-    PHX_TRY(phx_reference_create(c->parts.config, checkpoint,
-                                 &(struct phx_reference_options){.inv_freq = PHX_F32}, &reference));
+    PHX_TRY(phx_reference_create(
+        c->parts.config, checkpoint,
+        &(struct phx_reference_options){
+            .inv_freq = PHX_F32, .chosen = chosen, .user = c, .close = 2 * c->options.tolerance},
+        &reference));
     c->reference = reference;
     enum phx_status status = phx_reference_run(reference, c->request->ids, c->live.n, see, c);
     c->reference = NULL;

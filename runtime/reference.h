@@ -48,6 +48,12 @@ struct phx_reference_options {
     /// The type in which rotary frequencies are kept before they are used: PHX_F32, or PHX_BF16 for
     /// results of models that were cast to bf16 as a whole.
     enum phx_dtype inv_freq;
+    /// Which experts a run chose: ids [k] for a position in a layer; false: not known. They are
+    /// taken in place of the reference's own where each is as good to within `close` of the row's
+    /// largest logit: rounding may turn such a choice. NULL: none are.
+    bool (*chosen)(void *user, int32_t layer, int64_t position, int32_t *ids);
+    void *user;
+    double close;
 };
 
 /// `checkpoint` NULL: dummy weights. Both outlive it. PHX_BAD_DATA names a tensor that is missing

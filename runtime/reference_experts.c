@@ -33,6 +33,40 @@ enum phx_status phx_ref_find_experts(struct phx_reference *r)
     return PHX_OK;
 }
 
+/* choice[e] = 1 for the k with the largest logits, else 0. */
+static void mark_own(const double *logits, int64_t n, int64_t k, double *choice)
+{
+    for (int64_t e = 0; e < n; e++) {
+        int64_t before = 0;
+        for (int64_t o = 0; o < n; o++)
+            before += logits[o] > logits[e] || (logits[o] == logits[e] && o < e);
+        choice[e] = before < k;
+    }
+}
+
+/* The same for those that a run chose, if they are known and as good. */
+static void mark_as_run(const struct phx_reference *r, int32_t layer, int64_t position,
+                        const double *logits, double *choice)
+{
+    const int64_t n = r->config->layers[layer].shape.n_experts, k = r->config->n_chosen;
+    int32_t ids[PHX_MAX_CHOSEN];
+    if (r->options.chosen == NULL || !r->options.chosen(r->options.user, layer, position, ids))
+        return;
+    double least = INFINITY, largest = 0;
+    for (int64_t e = 0; e < n; e++) {
+        largest = fmax(largest, fabs(logits[e]));
+        if (choice[e] != 0) least = fmin(least, logits[e]);
+    }
+    for (int64_t j = 0; j < k; j++) {
+        if (ids[j] < 0 || ids[j] >= n) return;
+        if (!(logits[ids[j]] >= least - r->options.close * largest)) return;
+        for (int64_t i = 0; i < j; i++)
+            if (ids[i] == ids[j]) return;
+    }
+    for (int64_t e = 0; e < n; e++) choice[e] = 0;
+    for (int64_t j = 0; j < k; j++) choice[ids[j]] = 1;
+}
+
 void phx_ref_choose(const struct phx_reference *r, int32_t layer, int64_t n, const double *logits,
                     double *choice)
 {
@@ -40,11 +74,10 @@ void phx_ref_choose(const struct phx_reference *r, int32_t layer, int64_t n, con
     for (int64_t i = 0; i < n; i++, logits += n_experts, choice += n_experts) {
         double sum = 0, chosen = 0;
         for (int64_t e = 0; e < n_experts; e++) sum += exp(logits[e]);
+        mark_own(logits, n_experts, r->config->n_chosen, choice);
+        mark_as_run(r, layer, i, logits, choice);
         for (int64_t e = 0; e < n_experts; e++) {
-            int64_t before = 0;
-            for (int64_t o = 0; o < n_experts; o++)
-                before += logits[o] > logits[e] || (logits[o] == logits[e] && o < e);
-            choice[e] = before < r->config->n_chosen ? exp(logits[e]) / sum : 0;
+            choice[e] *= exp(logits[e]) / sum;
             chosen += choice[e];
         }
         for (int64_t e = 0; e < n_experts && r->config->normalize_choice; e++) choice[e] /= chosen;

@@ -47,7 +47,7 @@ double phx_ref_activate(enum phx_activation activation, double z);
 enum phx_status phx_ref_find_experts(struct phx_reference *r);
 /// choice[n][e]: the weight of expert e for row n, 0 if it is none of the k with the largest
 /// logits, the lower first among equals. The weights are softmax(logits[n]), divided by their sum
-/// over the k where the model normalises.
+/// over the k where the model normalises. Or those of a run (phx_reference_options).
 void phx_ref_choose(const struct phx_reference *r, int32_t layer, int64_t n, const double *logits,
                     double *choice);
 /// hidden[n][e] = act(gate_e x[n]) * up_e x[n] where chosen, else 0; out[n] = sum over e of
