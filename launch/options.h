@@ -111,6 +111,7 @@ struct phx_options {
     /* machine */
     int device;                    ///< enum phx_device_choice
     bool share_gpu;                ///< ranks may have the same GPU
+    bool expert_parallel;          ///< ranks own whole experts
     int32_t threads;               ///< 0: choose
     int32_t tensor_parallel_size;  ///< 0: not given; otherwise it must be the world's size
     int32_t max_seqs;              ///< sequences in a step

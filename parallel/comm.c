@@ -117,6 +117,7 @@ enum phx_status phx_comm_norm_sum(struct phx_stream *stream, const struct phx_re
 {
     return phx_op_add_norm(stream, &(struct phx_add_norm){
                                        .x = args->partial,
+                                       .post = args->post,
                                        .residual = args->residual,
                                        .start = args->start,
                                        .weight = args->weight,
@@ -142,8 +143,9 @@ enum phx_status phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *s
                args->residual.cols == partial.cols);
     if (partial.rows == 0) return PHX_OK;
     begin(comm);
-    return comm->ops->reduce_norm != NULL ? comm->ops->reduce_norm(comm, stream, args)
-                                          : phx_comm_sum_then_norm(comm, stream, args);
+    bool plain = !phx_tensor_present(args->post) && phx_tensor_present(args->weight);
+    return plain && comm->ops->reduce_norm != NULL ? comm->ops->reduce_norm(comm, stream, args)
+                                                   : phx_comm_sum_then_norm(comm, stream, args);
 }
 
 enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *stream,

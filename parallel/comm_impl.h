@@ -23,7 +23,7 @@ struct phx_comm_ops {
     /// comm.c destroys the buffers, before the communicator.
     enum phx_status (*buffer)(struct phx_comm *, size_t, struct phx_buffer **);
     enum phx_status (*all_reduce)(struct phx_comm *, struct phx_stream *, struct phx_tensor);
-    /// NULL: phx_comm_sum_then_norm().
+    /// With a weight, without a post norm. NULL: phx_comm_sum_then_norm(), as for all others.
     enum phx_status (*reduce_norm)(struct phx_comm *, struct phx_stream *,
                                    const struct phx_reduce_norm *);
     enum phx_status (*gather_cols)(struct phx_comm *, struct phx_stream *, struct phx_tensor,

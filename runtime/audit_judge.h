@@ -70,6 +70,9 @@ double phx_judge_largest(const double *x, int64_t n);
 double phx_judge_error(const float *live, const double *truth, int64_t n, double scale);
 void phx_judge_doubles(const float *from, int64_t n, double *to);
 
+/// What q . k is to be multiplied by: 1 / sqrt(D), or what the file has instead.
+double phx_judge_scale(const struct phx_judge *judge);
+
 /// Projections, norms, rotation and what was appended, of a row on a rank.
 void phx_judge_inputs(struct phx_judge *judge, const struct phx_judge_row *row, int rank);
 /// Every query head of a rank: gates 2 to 5, scale, mask and softmax.

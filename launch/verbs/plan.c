@@ -133,6 +133,7 @@ static enum phx_status open_model(struct job *job)
     char directory[PHX_PATH_BYTES];
     PHX_TRY(phx_model_path(job->options->model, directory));
     PHX_TRY(phx_config_load(directory, &job->config));
+    if (job->options->expert_parallel) PHX_TRY(phx_config_divide_experts(job->config));
     job->layers = calloc((size_t)job->config->n_layers, sizeof *job->layers);
     if (job->layers == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the plan");
     job->shape = phx_config_shape(job->config, job->layers);

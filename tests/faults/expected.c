@@ -19,7 +19,13 @@ static int kv_begin(const struct test_shape *s, int size, int rank)
 static struct test_expected at(enum phx_audit_check_id check, int rank, int q_head, int kv_head,
                                const char *activation)
 {
-    return (struct test_expected){true, check, rank, q_head, kv_head, activation, rank};
+    return (struct test_expected){.visible = true,
+                                  .check = check,
+                                  .rank = rank,
+                                  .q_head = q_head,
+                                  .kv_head = kv_head,
+                                  .activation = activation,
+                                  .activation_rank = rank};
 }
 
 static const struct test_expected invisible = {.visible = false};
@@ -58,6 +64,7 @@ static struct test_expected expect_in_kernel(enum test_fault fault, const struct
     case FAULT_ROPE_PAIRS:
         return at(PHX_CHECK_Q_ROPE, 0, 0, -1, "q");
     case FAULT_QK_NORM_OVER_HEADS:
+        if (s->qk_norm_all && size == 1) return invisible; /* as it should be */
         return s->qk_norm ? at(PHX_CHECK_Q_ROPE, 0, 0, -1, "q") : invisible;
     default:
         PHX_ASSERT(fault == FAULT_SCALE_MISSING || fault == FAULT_SCALE_TWICE);
@@ -108,6 +115,9 @@ struct test_expected test_expect(enum test_fault fault, const struct test_shape 
     case FAULT_BIAS_EVERYWHERE:
     case FAULT_LM_HEAD_SHIFTED:
         return expect_in_weights(fault, s, size);
+    case FAULT_EXPERT_OF_NEIGHBOUR:
+        if (!s->experts) return invisible;
+        return (struct test_expected){.visible = true, .unaudited = true, .activation = "gate_up"};
     default:
         return expect_in_kernel(fault, s, size);
     }

@@ -10,11 +10,12 @@
 
 struct test_shape {
     int heads, kv, group, dim;
-    bool qk_norm, o_bias, tied, square; ///< square: W_o is
+    bool qk_norm, qk_norm_all, o_bias, tied, experts, square; ///< square: W_o is
 };
 
 struct test_expected {
-    bool visible; ///< false: nothing can be wrong there, and all must pass
+    bool visible;   ///< false: nothing can be wrong there, and all must pass
+    bool unaudited; ///< no mapping of heads: compare alone sees it
     enum phx_audit_check_id check;
     int rank, q_head, kv_head; ///< -1: of none
     const char *activation;    ///< that compare names first

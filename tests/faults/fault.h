@@ -30,7 +30,8 @@
     X(O_TRANSPOSED, "W_o transposed")                                                              \
     X(O_COLUMNS, "columns of W_o of another rank")                                                 \
     X(BIAS_EVERYWHERE, "bias of o added on every rank")                                            \
-    X(LM_HEAD_SHIFTED, "slice of lm_head shifted by a row")
+    X(LM_HEAD_SHIFTED, "slice of lm_head shifted by a row")                                        \
+    X(EXPERT_OF_NEIGHBOUR, "an expert's gate is that of the next expert")
 
 enum test_fault {
 #define TEST_FAULT_ENUM(name, text) FAULT_##name,

@@ -21,6 +21,7 @@ struct test_mode {
 struct test_outcome {
     const struct test_mode *mode;
     const char *directory;
+    bool whole_experts;             ///< of a mixture: else columns of each
     bool compares;                  ///< else: audits
     struct phx_audit_check failure; ///< of the audit; passed: none
     struct phx_difference first;    ///< of compare; ok: none
@@ -29,7 +30,7 @@ struct test_outcome {
     struct phx_audit_twins twins; ///< the first
 };
 
-/// The first three members of *out say what is run; the others become what came of it.
+/// The first four members of *out say what is run; the others become what came of it.
 enum phx_status test_run_judged(int size, struct test_outcome *out);
 
 #endif

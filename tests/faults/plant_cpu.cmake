@@ -57,8 +57,8 @@ plant([=[        const float position = (float)phx_i32_at(args->positions, n, 0)
     [=[        const int64_t other = args->out.rows - 1 - n;
         const float position = (float)phx_i32_at(
             args->positions, test_fault_is(FAULT_ROPE_POSITION) ? other : n, 0);]=])
-plant([=[            float scale = phx_rms_scale(x, dim, epsilon);]=]
-    [=[            float scale = phx_rms_scale(x, dim, epsilon);
+plant([=[            float scale = all_scale != 0 ? all_scale : phx_rms_scale(x, dim, epsilon);]=]
+    [=[            float scale = all_scale != 0 ? all_scale : phx_rms_scale(x, dim, epsilon);
             if (test_fault_is(FAULT_QK_NORM_OVER_HEADS)) {
                 if (x == heads) all = phx_rms_scale(heads, n_heads * dim, epsilon);
                 scale = all;

@@ -21,7 +21,10 @@ static void check(const struct phx_config *config)
     for (int32_t l = 0; l < config->n_layers; l++) {
         const struct phx_layer_shape *shape = &config->layers[l].shape;
         PHX_ASSERT(shape->n_kv_heads >= 1 && shape->n_heads % shape->n_kv_heads == 0);
-        PHX_ASSERT(shape->head_dim >= 2 && shape->head_dim % 2 == 0 && shape->ffn >= 1);
+        PHX_ASSERT(shape->head_dim >= 2 && shape->head_dim % 2 == 0);
+        PHX_ASSERT(shape->n_experts > 0 ? shape->ffn == 0 && shape->moe_ffn >= 1 : shape->ffn >= 1);
+        PHX_ASSERT(shape->n_experts >= 0 && shape->shared_ffn >= 0);
+        PHX_ASSERT(shape->n_experts == 0 || config->n_chosen <= shape->n_experts);
         PHX_ASSERT(config->layers[l].window >= 0);
     }
     static float inv_freq[4096];
