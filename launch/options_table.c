@@ -97,7 +97,7 @@ const struct phx_option_row phx_option_rows[] = {
      .help = "type of the KV cache; auto: f32 on the CPU, that of the activations on a GPU"},
     {.names = {"-c", "--ctx-size", "--max-model-len"}, .kind = PHX_VALUE_INT, FIELD(context),
      .fallback = "0", .min = 0, .max = INT32_MAX,
-     .verbs = G | P | N, .group = PHX_GROUP_MODEL, .value = "N",
+     .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "N",
      .help = "longest text in tokens, prompt and continuation; 0: what the model was made for"},
 
     {.names = {"-T", "--ranks"}, .kind = PHX_VALUE_NAME, FIELD(ranks), .fallback = "all",

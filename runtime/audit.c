@@ -17,7 +17,7 @@ enum {
 static int32_t prompt_length(const struct phx_config *config, int32_t n_prompt)
 {
     int64_t n = n_prompt > MIN_PROMPT ? n_prompt : MIN_PROMPT;
-    int64_t room = config->max_positions - PHX_AUDIT_NEW;
+    int64_t room = config->context - PHX_AUDIT_NEW;
     return (int32_t)(n < room ? n : room);
 }
 

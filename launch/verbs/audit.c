@@ -40,10 +40,10 @@ static enum phx_status prepare(struct job *job, const struct phx_run *run)
     if (run->world->rank != 0) return PHX_OK;
     PHX_TRY(phx_json_file_open(job->options->json_out, &job->json));
     PHX_TRY(phx_probe_prompt(job->options, run, &job->ids, &job->n_ids));
-    if (job->n_ids > run->config->max_positions - PHX_AUDIT_NEW)
+    if (job->n_ids > run->config->context - PHX_AUDIT_NEW)
         return phx_fail(PHX_USAGE,
-                        "the prompt has %d tokens: an audit of this model reads at most %lld",
-                        job->n_ids, (long long)run->config->max_positions - PHX_AUDIT_NEW);
+                        "the prompt has %d tokens: an audit in this context reads at most %lld",
+                        job->n_ids, (long long)run->config->context - PHX_AUDIT_NEW);
     return PHX_OK;
 }
 

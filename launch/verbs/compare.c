@@ -78,9 +78,9 @@ static enum phx_status prepare(struct job *job, const struct phx_run *run)
     }
     if (job->ids == NULL) PHX_TRY(phx_probe_prompt(o, run, &job->ids, &job->n_ids));
     if (job->n_ids < 1) return phx_fail(PHX_USAGE, "the prompt is empty: give at least one token");
-    if (job->n_ids > run->config->max_positions)
-        return phx_fail(PHX_USAGE, "a prompt of %d tokens: the model has positions for %lld",
-                        job->n_ids, (long long)run->config->max_positions);
+    if (job->n_ids > run->config->context)
+        return phx_fail(PHX_USAGE, "a prompt of %d tokens: the context holds %lld", job->n_ids,
+                        (long long)run->config->context);
     return PHX_OK;
 }
 
