@@ -231,9 +231,8 @@ struct phx_attention_tap {
 /// rank:
 ///   s_j = soft_cap(scale * q.k_j), soft_cap(s) = c tanh(s / c) with c = 0: s
 ///   out = sum_j exp(s_j) v_j / sum_j exp(s_j);  lse = log sum_j exp(s_j)
-/// Without such keys out = 0 and lse = -inf. NaN in the row's q or in such a k or v gives NaN; in a
-/// k or v that no row of the sequence sees in this step it changes nothing, nor does it in a k that
-/// only other rows see (a backend may multiply such a v by 0, which takes its NaN along).
+/// Without such keys out = 0 and lse = -inf. NaN in the row's q, or in such a k or v, gives NaN; of
+/// other keys only a v that another row of the step sees may (a backend may multiply it by 0).
 struct phx_attention {
     struct phx_tensor q; ///< act [N, Hq D]
     int32_t n_heads;     ///< Hq
