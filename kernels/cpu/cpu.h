@@ -78,6 +78,11 @@ static inline void *phx_cpu_shared_scratch(const struct phx_stream *stream)
 /// Row `row` of a weight as f32, to[cols]. (weight.c)
 void phx_cpu_weight_row(const struct phx_weight *weight, int64_t row, float *to);
 
+enum phx_status phx_cpu_probe_fill(struct phx_stream *, struct phx_buffer *);
+enum phx_status phx_cpu_probe_read(struct phx_stream *, const struct phx_buffer *, size_t, size_t,
+                                   struct phx_buffer *);
+enum phx_status phx_cpu_probe_empty(struct phx_stream *, bool);
+double phx_cpu_probe_multiply(struct phx_stream *);
 enum phx_status phx_cpu_embed(struct phx_stream *, const struct phx_embed *);
 enum phx_status phx_cpu_add_norm(struct phx_stream *, const struct phx_add_norm *);
 enum phx_status phx_cpu_linear(struct phx_stream *, const struct phx_linear *);
