@@ -538,6 +538,7 @@ void phx_options_destroy(struct phx_options *options)
         &options->step_tokens,  &options->part_tokens,    &options->thread_counts};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) free(lists[i]->items);
     free(options->bench_both.items);
+    free(options->tests.items);
     free(options);
 }
 

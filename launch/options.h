@@ -123,6 +123,7 @@ struct phx_options {
     /* bench; each combination of these lists is measured */
     struct phx_int_list bench_prompt, bench_generate; ///< tokens; 0: no such test
     struct phx_pair_list bench_both;                  ///< prompt and then generation
+    struct phx_text_list tests;                       ///< "P,N,D,B" each
     struct phx_int_list depth;                        ///< tokens that the cache holds before
     struct phx_int_list batches;                      ///< sequences
     struct phx_int_list step_tokens, part_tokens;     ///< -b and -ub

@@ -205,6 +205,10 @@ const struct phx_option_row phx_option_rows[] = {
     {.names = {"-pg"}, .kind = PHX_VALUE_PAIRS, FIELD(bench_both),
      .min = 1, .max = INT32_MAX, .verbs = B, .group = PHX_GROUP_LENGTH, .value = "P,N",
      .help = "read P tokens and then make N, timed together; may be given again"},
+    {.names = {"--test"}, .kind = PHX_VALUE_TEXTS, FIELD(tests),
+     .verbs = B, .group = PHX_GROUP_LENGTH, .value = "P,N,D,B",
+     .help = "one test more: read P tokens and make N, after D in the cache, for B sequences; may "
+             "be given again. Without -p, -n and -pg only these"},
     {.names = {"-d", "--n-depth"}, .kind = PHX_VALUE_INTS, FIELD(depth), .fallback = "0",
      .min = 0, .max = INT32_MAX, .verbs = B, .group = PHX_GROUP_LENGTH, .value = "N,...",
      .help = "tokens that each sequence has in the cache before a test"},

@@ -182,18 +182,23 @@ static double scale_stage(double stage_s, double starts_s, double ratio)
     return fixed + (stage_s - fixed) * ratio;
 }
 
-static double ratio(double to, double from)
+static double ratio(double to, double to_rate, double from, double from_rate)
 {
-    return from > 0 ? to / from : 0;
+    return from > 0 ? to / to_rate / (from / from_rate) : 0;
 }
 
 double phx_step_scale(const struct phx_step_stages *stages, const struct phx_step_work *from,
-                      const struct phx_step_work *to, double one_sum_s)
+                      const struct phx_step_rates *from_rates, const struct phx_step_work *to,
+                      const struct phx_step_rates *to_rates, double one_sum_s)
 {
-    double products = fmax(ratio(to->weight_bytes, from->weight_bytes),
-                           ratio(to->product_operations, from->product_operations));
-    double attention = fmax(ratio(to->cache_bytes, from->cache_bytes),
-                            ratio(to->attention_operations, from->attention_operations));
+    const double to_read = to_rates->read_bytes_s, from_read = from_rates->read_bytes_s;
+    const double to_ops = to_rates->operations_s, from_ops = from_rates->operations_s;
+    double products =
+        fmax(ratio(to->weight_bytes, to_read, from->weight_bytes, from_read),
+             ratio(to->product_operations, to_ops, from->product_operations, from_ops));
+    double attention =
+        fmax(ratio(to->cache_bytes, to_read, from->cache_bytes, from_read),
+             ratio(to->attention_operations, to_ops, from->attention_operations, from_ops));
     return scale_stage(stages->products_s, (double)from->n_products * stages->start_s, products) +
            scale_stage(stages->attention_s, (double)from->n_attentions * stages->start_s,
                        attention) +

@@ -83,9 +83,15 @@ struct phx_step_stages {
         other_s; ///< norms, sampling, gaps, the host: taken to be the same on any number of ranks
     double start_s; ///< of an operation that does nothing, in a chain of such
 };
+/// What a rank's device does at best, alone beside it; ranks that share a machine have less each.
+struct phx_step_rates {
+    double read_bytes_s, operations_s;
+};
 /// The same step on other ranks. Of products and attention the starts stay, and the rest goes with
-/// what they read or multiply, whichever shrinks less; then to->n_sums sums of sum_s each.
+/// the time that reading or multiplying takes at best, whichever shrinks less; then to->n_sums sums
+/// of sum_s each.
 double phx_step_scale(const struct phx_step_stages *stages, const struct phx_step_work *from,
-                      const struct phx_step_work *to, double sum_s);
+                      const struct phx_step_rates *from_rates, const struct phx_step_work *to,
+                      const struct phx_step_rates *to_rates, double sum_s);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/base/check.h"
 
@@ -10,34 +11,68 @@ static void add(struct phx_bench_tests *tests, struct phx_bench_test test)
     if (test.n_prompt > 0 || test.n_gen > 0) tests->items[tests->n++] = test;
 }
 
+static void add_lists(const struct phx_options *o, struct phx_bench_test t,
+                      struct phx_bench_tests *out)
+{
+    for (size_t i = 0; i < o->bench_prompt.n; i++) {
+        t.n_prompt = o->bench_prompt.items[i];
+        t.n_gen = 0;
+        add(out, t);
+    }
+    for (size_t i = 0; i < o->bench_generate.n; i++) {
+        t.n_prompt = 0;
+        t.n_gen = o->bench_generate.items[i];
+        add(out, t);
+    }
+    for (size_t i = 0; i < o->bench_both.n; i++) {
+        t.n_prompt = o->bench_both.items[i].first;
+        t.n_gen = o->bench_both.items[i].second;
+        add(out, t);
+    }
+}
+
+static enum phx_status add_text(const char *text, struct phx_bench_tests *out)
+{
+    int64_t numbers[4];
+    const char *at = text;
+    for (int i = 0; i < 4; i++) {
+        size_t digits = strspn(at, "0123456789");
+        numbers[i] = digits > 0 && digits < 10 ? strtoll(at, NULL, 10) : -1;
+        if (numbers[i] < 0 || at[digits] != (i < 3 ? ',' : '\0')) goto bad;
+        at += digits + 1;
+    }
+    if (numbers[0] + numbers[1] == 0 || numbers[3] < 1 || numbers[3] > PHX_MAX_SEQS) goto bad;
+    add(out, (struct phx_bench_test){(int32_t)numbers[0], (int32_t)numbers[1], (int32_t)numbers[2],
+                                     (int32_t)numbers[3]});
+    return PHX_OK;
+bad:
+    return phx_fail(PHX_USAGE,
+                    "--test %.100s: must be tokens to read, to make, in the cache before, and "
+                    "sequences, like 0,128,8192,1",
+                    text);
+}
+
+static bool has_lists(const struct phx_options *o)
+{
+    return o->tests.n == 0 || phx_options_given(o, "--n-prompt") ||
+           phx_options_given(o, "--n-gen") || phx_options_given(o, "-pg");
+}
+
 enum phx_status phx_bench_tests_create(const struct phx_options *options,
                                        struct phx_bench_tests *out)
 {
     const struct phx_options *o = options;
     size_t most = o->bench_prompt.n + o->bench_generate.n + o->bench_both.n;
     *out = (struct phx_bench_tests){
-        .items = calloc(most * o->depth.n * o->batches.n + 1, sizeof *out->items)};
+        .items = calloc(most * o->depth.n * o->batches.n + o->tests.n + 1, sizeof *out->items)};
     if (out->items == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the tests");
-    for (size_t d = 0; d < o->depth.n; d++) {
-        for (size_t b = 0; b < o->batches.n; b++) {
-            struct phx_bench_test t = {.depth = o->depth.items[d], .n_seqs = o->batches.items[b]};
-            for (size_t i = 0; i < o->bench_prompt.n; i++) {
-                t.n_prompt = o->bench_prompt.items[i];
-                t.n_gen = 0;
-                add(out, t);
-            }
-            for (size_t i = 0; i < o->bench_generate.n; i++) {
-                t.n_prompt = 0;
-                t.n_gen = o->bench_generate.items[i];
-                add(out, t);
-            }
-            for (size_t i = 0; i < o->bench_both.n; i++) {
-                t.n_prompt = o->bench_both.items[i].first;
-                t.n_gen = o->bench_both.items[i].second;
-                add(out, t);
-            }
-        }
-    }
+    for (size_t d = 0; d < o->depth.n && has_lists(o); d++)
+        for (size_t b = 0; b < o->batches.n; b++)
+            add_lists(
+                o,
+                (struct phx_bench_test){.depth = o->depth.items[d], .n_seqs = o->batches.items[b]},
+                out);
+    for (size_t i = 0; i < o->tests.n; i++) PHX_TRY(add_text(o->tests.items[i], out));
     if (out->n > 0) return PHX_OK;
     return phx_fail(PHX_USAGE, "nothing to measure: give -p, -n or -pg a number above 0");
 }

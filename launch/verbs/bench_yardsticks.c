@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/base/check.h"
 #include "kernels/ops.h"
@@ -278,31 +279,70 @@ done:
 
 /* ---- noise ---- */
 
+enum { NOISE_VALUES = 1 << 20, PAGES_AT_ONCE = 64 };
+
+/* Random numbers in [-1, 1), of which each page of each head gets some that lie together. */
+static void *make_noise(enum phx_dtype type)
+{
+    const size_t bytes = phx_dtype_bytes(type, 1);
+    void *noise = malloc(NOISE_VALUES * bytes);
+    for (int32_t i = 0; noise != NULL && i < NOISE_VALUES; i++) {
+        float x = (float)(int32_t)phx_mix32((uint32_t)i) * 0x1p-31F;
+        if (type == PHX_F32)
+            ((float *)noise)[i] = x;
+        else
+            ((uint16_t *)noise)[i] = type == PHX_F16 ? phx_f16_from_f32(x) : phx_bf16_from_f32(x);
+    }
+    return noise;
+}
+
+/* Keys or values of a layer, some pages at a time. `first_head` of the rank: what a head gets does
+ * not depend on who has it. */
+static enum phx_status fill_pages(struct phx_stream *stream, const struct phx_kv_pages *kv,
+                                  struct phx_tensor to, uint64_t key, int64_t first_head,
+                                  const char *noise, char *staging)
+{
+    const int64_t block = (int64_t)PHX_PAGE_TOKENS * kv->head_dim;
+    const size_t bytes = phx_dtype_bytes(to.dtype, block);
+    for (int64_t page = 0; page < kv->n_pages; page += PAGES_AT_ONCE) {
+        int64_t n = kv->n_pages - page < PAGES_AT_ONCE ? kv->n_pages - page : PAGES_AT_ONCE;
+        for (int64_t i = 0; i < n * kv->n_kv_heads; i++) {
+            uint64_t head = (uint64_t)(first_head + i % kv->n_kv_heads);
+            uint64_t at = (uint64_t)(page + i / kv->n_kv_heads) << 16 | head;
+            at = phx_mix64(key + at) % (uint64_t)(NOISE_VALUES - block);
+            memcpy(staging + (size_t)i * bytes, noise + phx_dtype_bytes(to.dtype, (int64_t)at),
+                   bytes);
+        }
+        int64_t rows = (int64_t)kv->n_kv_heads * PHX_PAGE_TOKENS;
+        PHX_TRY(phx_tensor_upload(stream, phx_tensor_rows(to, page * rows, n * rows), staging));
+    }
+    return PHX_OK;
+}
+
+static enum phx_status fill_layer(const struct phx_run *run, int32_t layer, const char *noise)
+{
+    const struct phx_kv_pages kv = phx_engine_kv(run->engine, layer);
+    const uint64_t key = (uint64_t)layer << 48;
+    int64_t first = phx_shard_plan_kv_heads(run->plan, run->world->rank, layer).begin;
+    size_t page =
+        phx_dtype_bytes(kv.k.dtype, (int64_t)kv.n_kv_heads * PHX_PAGE_TOKENS) * (size_t)kv.head_dim;
+    char *staging = malloc(PAGES_AT_ONCE * page);
+    if (staging == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for made-up keys");
+    enum phx_status status = fill_pages(run->stream, &kv, kv.k, key, first, noise, staging);
+    if (status == PHX_OK)
+        status = fill_pages(run->stream, &kv, kv.v, key + 0x5555555555ull, first, noise, staging);
+    if (status == PHX_OK) status = phx_stream_synchronize(run->stream);
+    free(staging);
+    return status;
+}
+
 enum phx_status phx_bench_noise_fill(const struct phx_run *run)
 {
-    enum { COUNT = 1 << 20 };
-    float *wide = malloc(COUNT * sizeof *wide);
-    uint16_t *narrow = malloc(COUNT * sizeof *narrow);
+    char *noise = make_noise(phx_run_kv_dtype(run));
+    if (noise == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for made-up keys");
     enum phx_status status = PHX_OK;
-    if (wide == NULL || narrow == NULL)
-        status = phx_fail(PHX_OUT_OF_MEMORY, "no memory for made-up keys");
-    enum phx_dtype type = phx_run_kv_dtype(run);
-    for (int32_t i = 0; i < COUNT && status == PHX_OK; i++) {
-        wide[i] = (float)(int32_t)phx_mix32((uint32_t)i) * 0x1p-31F;
-        narrow[i] = type == PHX_F16 ? phx_f16_from_f32(wide[i]) : phx_bf16_from_f32(wide[i]);
-    }
-    for (int32_t l = 0; l < run->config->n_layers && status == PHX_OK; l++) {
-        struct phx_kv_pages kv = phx_engine_kv(run->engine, l);
-        struct phx_tensor both[] = {kv.k, kv.v};
-        int64_t rows = COUNT / kv.head_dim;
-        for (int i = 0; i < 2; i++)
-            for (int64_t at = 0; at < both[i].rows && status == PHX_OK; at += rows) {
-                int64_t n = both[i].rows - at < rows ? both[i].rows - at : rows;
-                const void *from = type == PHX_F32 ? (const void *)wide : (const void *)narrow;
-                status = phx_tensor_upload(run->stream, phx_tensor_rows(both[i], at, n), from);
-            }
-    }
-    free(wide);
-    free(narrow);
+    for (int32_t l = 0; l < run->config->n_layers && status == PHX_OK; l++)
+        status = fill_layer(run, l, noise);
+    free(noise);
     return status;
 }

@@ -21,7 +21,8 @@ enum phx_status phx_bench_yardsticks_measure(const struct phx_run *run,
 /// by phx_comm_reduce_norm in a chain, less what the norm takes alone. 0 for one rank.
 enum phx_status phx_bench_sum_measure(const struct phx_run *run, int32_t n_rows, double *out);
 
-/// Give this rank's cache made-up keys and values: random numbers in [-1, 1).
+/// Give this rank's cache made-up keys and values, random numbers in [-1, 1): of a head always the
+/// same ones, on whatever rank it is.
 enum phx_status phx_bench_noise_fill(const struct phx_run *run);
 
 #endif

@@ -56,6 +56,10 @@ bench 2 "${lists[@]}" -o jsonl --batch 2-2 && hashes 3
 bench 1 "${lists[@]}" -o jsonl -ub 32 --batch 2-2 && hashes 4
 check "tokens do not depend on ranks" cmp "$tmp/hash.3" "$tmp/hash.4"
 
+bench 1 --test 0,4,70,3 --test 8,0,0,1 -d 5 -r 1 -o jsonl
+check "tests one by one" "$check_rows" 2 1 "$tmp/out"
+bench 1 --test 0,4,70,3 -p 8 -r 1 -o jsonl
+check "and beside the lists" "$check_rows" 3 1 "$tmp/out"
 bench 1 -p 0 -n 0 && echo "exit status 0" >>"$tmp/err"
 check "nothing to measure" grep -q 'nothing to measure: give -p, -n or -pg' "$tmp/err"
 bench 1 -n 8 -p 0 -d 5000,0 -r 1 -o jsonl && echo "exit status 0" >>"$tmp/err"

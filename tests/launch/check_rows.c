@@ -1,6 +1,8 @@
 /* Holds the rows of `phalanx bench` to their schema and to what must be true of any of them.
  *
- *   check_rows ROWS RANKS FILE          FILE: a JSON array, or an object a line */
+ *   check_rows ROWS RANKS FILE     FILE: a JSON array, or an object a line; or what
+ *                                  bench/scale.sh wrote, with rows of any number of ranks (RANKS 0)
+ */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -93,6 +95,7 @@ static void check_stages(const json_t *o)
 
 static void check_row(const json_t *row, int n_ranks)
 {
+    if (n_ranks == 0) n_ranks = (int)number(row, "tp_size");
     size_t n = sizeof fields / sizeof *fields;
     for (size_t i = 0; i < n; i++) {
         const json_t *value = json_object_get(row, fields[i].name);
@@ -131,6 +134,33 @@ static void check_row(const json_t *row, int n_ranks)
     expect(number(json_object_get(row, "world_info"), "ranks") == n_ranks, "world_info");
 }
 
+/* Every test has points, of which the first was measured, and a verdict. */
+static void check_scale(const json_t *all)
+{
+    static const char *const names[] = {"machine", "date",   "commit", "command",
+                                        "model",   "device", "sums"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        expect(json_is_string(json_object_get(all, names[i])), names[i]);
+    const json_t *tests = json_object_get(all, "tests"), *verdict = json_object_get(all, "verdict");
+    expect(json_array_size(tests) > 0 && json_array_size(verdict) == json_array_size(tests),
+           "a verdict for each test");
+    for (size_t i = 0; i < json_array_size(tests); i++) {
+        const json_t *points = json_object_get(json_array_get(tests, i), "points");
+        const json_t *first = json_array_get(points, 0);
+        expect(json_is_true(json_object_get(first, "measured")), "the first point is measured");
+        expect(near(number(first, "speedup"), 1), "speed-up of the first point");
+        for (size_t k = 0; k < json_array_size(points); k++) {
+            const json_t *p = json_array_get(points, k);
+            int refused = json_object_get(p, "refused") != NULL;
+            expect(refused || number(p, "ms_per_step") > 0, "ms_per_step of a point");
+            int checked = json_object_get(p, "prediction_error") != NULL;
+            expect(!checked || near(number(p, "predicted_ms") / number(p, "ms_per_step") - 1,
+                                    number(p, "prediction_error")),
+                   "prediction_error");
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 4) return 2;
@@ -139,10 +169,12 @@ int main(int argc, char **argv)
     FILE *file = fopen(argv[3], "r");
     if (file == NULL) return 2;
     json_t *all = json_loadf(file, 0, &error);
-    if (json_is_array(all)) {
+    const json_t *scaled = json_object_get(all, "rows");
+    if (scaled != NULL) check_scale(all);
+    if (json_is_array(all) || scaled != NULL) {
         size_t i;
         json_t *row;
-        json_array_foreach(all, i, row)
+        json_array_foreach(scaled != NULL ? scaled : all, i, row)
         {
             check_row(row, n_ranks);
             n++;

@@ -60,6 +60,23 @@ static void test_order_and_names(void **state)
     phx_config_destroy(config);
     phx_bench_tests_free(&tests);
 
+    const char *texts[] = {"0,5,100000,7", "64,0,0,1"};
+    o.tests = (struct phx_text_list){texts, 2};
+    assert_ok(phx_bench_tests_create(&o, &tests));
+    assert_int_equal(tests.n, 2);
+    assert_true(tests.items[0].n_gen == 5 && tests.items[0].depth == 100000);
+    assert_true(tests.items[0].n_seqs == 7 && tests.items[1].n_prompt == 64);
+    phx_bench_tests_free(&tests);
+    static const char *const bad[] = {
+        "",         "1,2,3",   "1,2,3,0",  "0,0,3,1",          "1,2,3,4,5",
+        "1,2,-3,4", "1,2,3,x", "1,2,3,4 ", "9999999999,1,1,1", "1,,3,4"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        texts[1] = bad[i];
+        assert_fails(phx_bench_tests_create(&o, &tests), PHX_USAGE, "must be tokens to read");
+        phx_bench_tests_free(&tests);
+    }
+    o.tests.n = 0;
+
     list_items[1][0] = 0;
     o.bench_prompt.n = 0;
     o.bench_both.n = 0;
@@ -125,8 +142,12 @@ static void test_model(void **state)
         .products_s = 4.1e-3, .attention_s = 1.02e-3, .other_s = 0.5e-3, .start_s = 1e-6};
     /* Of the products 0.1 ms are starts, the rest halves; of attention 0.02, the rest 2.5 / 4. */
     double expected = 0.1e-3 + 2e-3 + 0.02e-3 + 0.625e-3 + 0.5e-3 + 50 * 3e-6;
-    assert_near(phx_step_scale(&stages, &one, &two, 3e-6), expected, 1e-12);
-    assert_near(phx_step_scale(&stages, &one, &one, 3e-6), 5.62e-3, 1e-12);
+    struct phx_step_rates own = {4e12, 8e14}, shared = {2e12, 8e14};
+    assert_near(phx_step_scale(&stages, &one, &own, &two, &own, 3e-6), expected, 1e-12);
+    assert_near(phx_step_scale(&stages, &one, &own, &one, &own, 3e-6), 5.62e-3, 1e-12);
+    /* Two ranks that read half as fast each. */
+    expected = 0.1e-3 + 4e-3 + 0.02e-3 + 1.25e-3 + 0.5e-3 + 50 * 3e-6;
+    assert_near(phx_step_scale(&stages, &one, &own, &two, &shared, 3e-6), expected, 1e-12);
 
     struct phx_sum_constants c = phx_sum_fit(2, 8e3, 10e-6, 1008e3, 110e-6);
     assert_near(c.bytes_s, 1e10, 1);

@@ -247,6 +247,11 @@ static void test_bench(void **state)
     assert_true(o->repetitions == 3 && o->output == PHX_OUTPUT_JSONL && o->breakdown);
     assert_true(o->fill == PHX_FILL_NOISE && o->tensor_parallel_size == 2);
     phx_options_destroy(o);
+
+    o = parse("bench|--test|0,1,2,3|--test=4,5,6,7|-d|9");
+    assert_int_equal(o->tests.n, 2);
+    assert_string_equal(o->tests.items[1], "4,5,6,7");
+    phx_options_destroy(o);
 }
 
 static void test_help_and_version(void **state)
