@@ -94,7 +94,7 @@ for set in gemv gemm decode prefill small; do
 done
 comm=""
 if wanted comm && [ "$n_gpus" -ge 2 ]; then
-    comm=$(under_mpi 2 "$build/bench/bench_comm_gpu" $((4 << 20))) || failed=1
+    comm=$(under_mpi 2 "$build/bench/bench_comm_gpu" -e 4M) || failed=1
 fi
 for _ in $(seq "$rounds"); do
     for ranks in 1 2; do
