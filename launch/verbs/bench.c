@@ -447,7 +447,7 @@ static void describe(const struct job *job, const struct phx_run *run, struct ph
     phx_comm_describe(run->comm, out->sums, sizeof out->sums);
     out->options = job->options;
     out->config = run->config;
-    out->directory = run->directory;
+    out->model = job->options->model != NULL ? job->options->model : run->directory;
     out->tp_size = run->world->size;
     out->n_threads = run->settings.n_threads;
     out->kv_dtype = phx_run_kv_dtype(run);

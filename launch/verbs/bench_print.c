@@ -164,7 +164,7 @@ static void set_setup(json_t *o, const struct phx_bench_setup *s)
     json_object_set_new(o, "cpu_info", json_string(cpu));
     json_object_set_new(o, "gpu_info", json_string(gpu ? s->device.name : ""));
     json_object_set_new(o, "backends", json_string(backend_of(s)));
-    json_object_set_new(o, "model_filename", json_string(s->directory));
+    json_object_set_new(o, "model_filename", json_string(s->model));
     json_object_set_new(o, "model_type", json_string(model));
     json_object_set_new(o, "model_size", json_integer((json_int_t)s->model_bytes));
     json_object_set_new(o, "model_n_params", json_integer((json_int_t)s->n_params));

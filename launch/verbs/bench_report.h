@@ -15,7 +15,7 @@ struct phx_bench_setup {
     const struct phx_options *options;
     const struct phx_config *config;
     struct phx_device_info device; ///< of rank 0
-    const char *directory;         ///< the model's
+    const char *model;             ///< its folder, as it was given
     char sums[128];                ///< how ranks add
     const char *hosts;             ///< of all ranks, with commas
     int tp_size, n_threads;
