@@ -27,6 +27,7 @@ struct phx_rope_config {
     double low_freq_factor;         ///< llama3
     double high_freq_factor;        ///< llama3
     int64_t original_max_positions; ///< llama3
+    float *divisors; ///< [D/2] of each frequency, of a GGUF's rope_freqs; NULL: none; owned
 };
 
 struct phx_layer_config {
@@ -67,8 +68,8 @@ struct phx_config {
 enum phx_status phx_config_parse(const char *name, const char *json, size_t json_bytes,
                                  const char *generation_json, size_t generation_bytes,
                                  struct phx_config **out);
-/// Reads DIR/config.json and DIR/generation_config.json (optional).
-enum phx_status phx_config_load(const char *directory, struct phx_config **out);
+/// Reads DIR/config.json and DIR/generation_config.json (optional); or the metadata of a GGUF file.
+enum phx_status phx_config_load(const char *path, struct phx_config **out);
 void phx_config_destroy(struct phx_config *config);
 
 /// inv_freq[i] for i in 0..D/2-1, computed in double, rounded to f32 last (a few units in the last

@@ -37,6 +37,10 @@ enum phx_gguf_type {
     PHX_GGUF_TYPE_COUNT
 };
 
+const char *phx_gguf_type_name(enum phx_gguf_type type);
+/// Of an element; 0 for strings and arrays, where they vary.
+int phx_gguf_type_bytes(enum phx_gguf_type type);
+
 /// Bytes of the file: neither ended by a zero nor free of them, and not checked to be UTF-8.
 struct phx_gguf_string {
     const char *data;

@@ -150,6 +150,7 @@ void phx_config_inv_freq(const struct phx_config *config, int32_t layer, float *
         double frequency = 1 / pow(rope->theta, (double)(2 * i) / head_dim);
         if (rope->kind == PHX_ROPE_LINEAR) frequency /= rope->factor;
         if (rope->kind == PHX_ROPE_LLAMA3) frequency = llama3_scaled(rope, frequency);
+        if (rope->divisors) frequency /= (double)rope->divisors[i];
         inv_freq[i] = (float)frequency;
     }
     *attention_factor = 1;

@@ -28,7 +28,7 @@ static size_t dtype_bits(const char *name, int *out_dtype)
     *out_dtype = -1;
     for (int i = 0; i < PHX_DTYPE_COUNT; i++) {
         const struct phx_dtype_traits *traits = phx_dtype_traits((enum phx_dtype)i);
-        if (strcmp(name, traits->name) == 0) {
+        if (traits->block_elements == 1 && strcmp(name, traits->name) == 0) {
             *out_dtype = i;
             return 8 * (size_t)traits->block_bytes;
         }
