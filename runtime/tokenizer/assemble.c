@@ -80,3 +80,11 @@ enum phx_status phx_tokenizer_assemble(const char *file, struct phx_tokenizer *t
     PHX_TRY(phx_added_set_create(file, t->added, t->n_added, false, &t->originals));
     return phx_added_set_create(file, t->added, t->n_added, true, &t->normalized);
 }
+
+enum phx_status phx_template_fill(int32_t bos, int32_t eos, struct phx_tokenizer *tokenizer)
+{
+    tokenizer->has_template = true;
+    if (bos >= 0) PHX_TRY(phx_ids_append(&tokenizer->template, bos));
+    PHX_TRY(phx_ids_append(&tokenizer->template, -1));
+    return eos >= 0 ? phx_ids_append(&tokenizer->template, eos) : PHX_OK;
+}

@@ -35,7 +35,7 @@ static enum phx_status check_piece(const struct phx_spm *spm, size_t id)
         return phx_fail(PHX_BAD_DATA, "%s: the score of piece %zu, \"%.*s\", is not finite",
                         spm->file, id, (int)n, text);
     }
-    if (piece->type == PHX_SPM_UNUSED && !spm->unigram && !spm->cuts_user_defined) {
+    if (piece->type == PHX_SPM_UNUSED && !spm->unigram && !spm->cuts_all) {
         return phx_fail(PHX_UNSUPPORTED,
                         "%s: piece %zu, \"%.*s\", is unused, which is not supported with BPE",
                         spm->file, id, (int)n, text);
@@ -80,29 +80,40 @@ static enum phx_status fill_vocabulary(const struct phx_spm *spm, struct phx_tok
     return PHX_OK;
 }
 
+static bool is_special(const struct phx_spm *spm, enum phx_spm_type type)
+{
+    return type == PHX_SPM_CONTROL || (type == PHX_SPM_UNKNOWN && spm->cuts_all);
+}
+
 /* Control pieces, found in the text as it is written, and user-defined ones. */
 static enum phx_status fill_added(const struct phx_spm *spm, struct phx_tokenizer *t)
 {
     size_t n = 0;
     for (size_t id = 0; id < spm->pieces.n; id++) {
         enum phx_spm_type type = spm->pieces.data[id].type;
-        n += type == PHX_SPM_CONTROL || type == PHX_SPM_USER_DEFINED;
+        n += is_special(spm, type) || type == PHX_SPM_USER_DEFINED;
     }
     t->added = calloc(n + 1, sizeof *t->added);
     if (!t->added) return no_memory(spm);
     for (size_t id = 0; id < spm->pieces.n; id++) {
         const struct phx_spm_piece *piece = &spm->pieces.data[id];
-        bool control = piece->type == PHX_SPM_CONTROL;
-        if (!control && piece->type != PHX_SPM_USER_DEFINED) continue;
+        bool special = is_special(spm, piece->type);
+        if (!special && piece->type != PHX_SPM_USER_DEFINED) continue;
         struct phx_added *added = &t->added[t->n_added++];
         added->id = (int32_t)id;
-        added->special = control;
-        added->normalized = !control && !spm->cuts_user_defined;
+        added->special = special;
+        added->normalized = !special && !spm->cuts_all;
         added->content = strndup(piece->text.data, piece->text.n);
         added->match = strndup(piece->text.data, piece->text.n);
         if (!added->content || !added->match) return no_memory(spm);
     }
     return PHX_OK;
+}
+
+enum phx_status phx_spm_fill_pieces(const struct phx_spm *spm, struct phx_tokenizer *tokenizer)
+{
+    PHX_TRY(fill_vocabulary(spm, tokenizer));
+    return fill_added(spm, tokenizer);
 }
 
 static enum phx_status check_bytes(const struct phx_spm *spm, const int32_t byte_ids[256])
@@ -197,25 +208,16 @@ static enum phx_status fill_steps(const struct phx_spm *spm, struct phx_tokenize
     return t->decoder.data[0].content ? PHX_OK : no_memory(spm);
 }
 
-static enum phx_status fill_template(const struct phx_spm *spm, struct phx_tokenizer *t)
-{
-    t->has_template = true;
-    if (spm->bos >= 0) PHX_TRY(phx_ids_append(&t->template, spm->bos));
-    PHX_TRY(phx_ids_append(&t->template, -1));
-    return spm->eos >= 0 ? phx_ids_append(&t->template, spm->eos) : PHX_OK;
-}
-
 static enum phx_status fill_all(const struct phx_spm *spm, struct phx_tokenizer *t)
 {
     if (spm->unknown < 0 && !spm->byte_fallback) {
         return phx_fail(PHX_BAD_DATA, "%s: it has neither an unknown piece nor byte pieces",
                         spm->file);
     }
-    PHX_TRY(fill_vocabulary(spm, t));
-    PHX_TRY(fill_added(spm, t));
+    PHX_TRY(phx_spm_fill_pieces(spm, t));
     PHX_TRY(spm->unigram ? fill_unigram(spm, t) : fill_bpe(spm, t));
     PHX_TRY(fill_steps(spm, t));
-    PHX_TRY(fill_template(spm, t));
+    PHX_TRY(phx_template_fill(spm->bos, spm->eos, t));
     PHX_TRY(phx_tokenizer_assemble(spm->file, t));
     /* BPE never merges a user-defined piece with what is beside it; Unigram weighs it. */
     if (spm->unigram) phx_added_set_destroy(&t->normalized);

@@ -33,12 +33,17 @@ struct phx_spm {
     bool unigram; ///< else BPE
     bool byte_fallback;
     bool prepends, appends, trims, escapes; ///< see struct phx_spm_rules
-    bool cuts_user_defined;                 ///< out of the text as it is written, as llama.cpp does
+    bool cuts_all; ///< as llama.cpp: finds user-defined pieces in the text as it is written, and
+                   ///< the unknown one, as if it were a control piece
     struct phx_slice charsmap;
     struct phx_slice unknown_surface; ///< what an unknown token decodes to
     int32_t unknown;                  ///< -1: none
     int32_t bos, eos;                 ///< what add_special adds; -1: nothing
 };
+
+/// The vocabulary and the added tokens of *tokenizer. PHX_BAD_DATA if pieces are broken or there
+/// twice, PHX_UNSUPPORTED for a piece of an unknown type.
+enum phx_status phx_spm_fill_pieces(const struct phx_spm *spm, struct phx_tokenizer *tokenizer);
 
 /// Encoding and decoding are those of sentencepiece, except that control pieces are recognised in
 /// the text, as special tokens are; what stands between two of them is normalized on its own.

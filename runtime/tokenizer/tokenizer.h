@@ -30,6 +30,12 @@ enum phx_status phx_tokenizer_parse_spm(const char *name, const char *data, size
                                         const struct phx_spm_options *options,
                                         struct phx_tokenizer **out);
 
+struct phx_gguf;
+/// From the metadata of a GGUF: tokenizer.ggml.model "llama" (pieces with scores, as sentencepiece)
+/// or "gpt2" (merges at byte level, cut into words as tokenizer.ggml.pre says). Nothing of it is
+/// needed afterwards. PHX_UNSUPPORTED names another model or pre.
+enum phx_status phx_tokenizer_from_gguf(const struct phx_gguf *gguf, struct phx_tokenizer **out);
+
 /// DIR/tokenizer.json, else DIR/tokenizer.model, to which add_bos_token (if not said: true) and
 /// add_eos_token (false) of DIR/tokenizer_config.json belong. PHX_NOT_FOUND if there is neither.
 enum phx_status phx_tokenizer_load(const char *directory, struct phx_tokenizer **out);

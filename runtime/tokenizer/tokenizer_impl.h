@@ -56,6 +56,9 @@ enum { PHX_MAX_TOKEN_ID = (1 << 22) - 1 };
 /// there. PHX_BAD_DATA if added tokens and vocabulary contradict each other.
 enum phx_status phx_tokenizer_assemble(const char *file, struct phx_tokenizer *tokenizer);
 
+/// The template: a text between two tokens; -1 for none.
+enum phx_status phx_template_fill(int32_t bos, int32_t eos, struct phx_tokenizer *tokenizer);
+
 /// A whole tokenizer.json.
 enum phx_status phx_tokenizer_from_json(const char *file, const json_t *json,
                                         struct phx_tokenizer **out);
