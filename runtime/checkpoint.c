@@ -312,6 +312,11 @@ const char *phx_checkpoint_path(const struct phx_checkpoint *checkpoint)
     return checkpoint->path;
 }
 
+const char *phx_checkpoint_config_name(const struct phx_checkpoint *checkpoint)
+{
+    return checkpoint->gguf ? "metadata" : "config.json";
+}
+
 size_t phx_checkpoint_count(const struct phx_checkpoint *checkpoint)
 {
     return checkpoint->n_tensors;

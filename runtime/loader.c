@@ -15,7 +15,8 @@
 static size_t part_bytes(const struct phx_weight_part *part)
 {
     return phx_dtype_bytes((enum phx_dtype)part->tensor->dtype,
-                           phx_interval_length(part->rows) * phx_interval_length(part->cols));
+                           phx_interval_length(part->rows) *
+                               phx_interval_length(phx_weight_part_file_cols(part)));
 }
 
 static size_t read_bytes(struct phx_weight_walk walk)
@@ -173,6 +174,7 @@ static struct rectangle rectangle_of(const struct phx_weight_part *part, int64_t
     enum phx_dtype dtype = (enum phx_dtype)part->tensor->dtype;
     int64_t left = phx_interval_length(part->rows) - row, first = part->rows.begin + row;
     int64_t half = part->row->row_dim == PHX_DIM_ONE ? 0 : part->tensor->head_rows / 2;
+    struct phx_interval cols = phx_weight_part_file_cols(part);
     size_t pitch = phx_dtype_bytes(dtype, part->full_cols);
     if (half > 0) {
         if (left > half - first % half) left = half - first % half;
@@ -180,9 +182,9 @@ static struct rectangle rectangle_of(const struct phx_weight_part *part, int64_t
     }
     return (struct rectangle){
         .data = (const char *)part->tensor->data + (size_t)first * pitch +
-                phx_dtype_bytes(dtype, part->cols.begin),
+                phx_dtype_bytes(dtype, cols.begin),
         .pitch_bytes = half > 0 ? 2 * pitch : pitch,
-        .row_bytes = phx_dtype_bytes(dtype, phx_interval_length(part->cols)),
+        .row_bytes = phx_dtype_bytes(dtype, phx_interval_length(cols)),
         .rows = rows < left ? rows : left,
     };
 }

@@ -65,6 +65,8 @@ enum phx_status phx_checkpoint_open(const char *path, struct phx_checkpoint **ou
 void phx_checkpoint_destroy(struct phx_checkpoint *checkpoint);
 /// As it was opened, for messages.
 const char *phx_checkpoint_path(const struct phx_checkpoint *checkpoint);
+/// What says the shapes of its tensors, for messages: "config.json", or "metadata" of a GGUF.
+const char *phx_checkpoint_config_name(const struct phx_checkpoint *checkpoint);
 /// NULL if there is none of this name.
 const struct phx_file_tensor *phx_checkpoint_find(const struct phx_checkpoint *checkpoint,
                                                   const char *name);

@@ -157,10 +157,12 @@ static int compare_logits(const struct golden *g, const float *logits)
     return n_clear;
 }
 
-static void check_fixture(const char *name, int size, int32_t max_rows)
+static void check_fixture(const char *name, const char *file, int size, int32_t max_rows)
 {
-    char directory[512];
+    char directory[512], model[512];
     struct golden g;
+    snprintf(model, sizeof model, "%s/%s/%s", PHX_TEST_DATA, file ? "gguf" : "hf",
+             file ? file : name);
     snprintf(directory, sizeof directory, "%s/hf/%s", PHX_TEST_DATA, name);
     open_golden(directory, &g);
     size_t cache = (size_t)(g.n_heads * PHX_PAGE_TOKENS * g.head_dim);
@@ -169,7 +171,7 @@ static void check_fixture(const char *name, int size, int32_t max_rows)
                        .k = calloc(cache, sizeof(float)),
                        .v = calloc(cache, sizeof(float))};
     struct test_job job = {
-        .settings = {.model = directory,
+        .settings = {.model = model,
                      .device = mode.device,
                      .compute = mode.compute,
                      .n_threads = 1},
@@ -184,8 +186,8 @@ static void check_fixture(const char *name, int size, int32_t max_rows)
         compare_cache(&g, r.k, g.k, "K");
         compare_cache(&g, r.v, g.v, "V");
     }
-    print_message("%s, %d ranks, steps of %d: %d of %d greedy tokens have a clear gap\n", name,
-                  size, max_rows, n_clear, N_GREEDY);
+    print_message("%s, %d ranks, steps of %d: %d of %d greedy tokens have a clear gap\n",
+                  file ? file : name, size, max_rows, n_clear, N_GREEDY);
     assert_true(n_clear > mode.min_clear);
     free(r.logits);
     free(r.k);
@@ -193,23 +195,26 @@ static void check_fixture(const char *name, int size, int32_t max_rows)
     phx_checkpoint_destroy(g.file);
 }
 
-#define FIXTURE(label, name, kv_heads)                                                             \
+/* The model of tests/data/hf, or `file` of tests/data/gguf, which is the same. */
+#define FIXTURE(label, name, file, kv_heads)                                                       \
     static void label(void **state)                                                                \
     {                                                                                              \
         (void)state;                                                                               \
         for (int size = 1; size <= (kv_heads) && size <= mode.max_ranks; size++) {                 \
-            check_fixture(name, size, 512);                                                        \
-            check_fixture(name, size, 7);                                                          \
+            check_fixture(name, file, size, 512);                                                  \
+            check_fixture(name, file, size, 7);                                                    \
         }                                                                                          \
     }
 
-FIXTURE(llama_uneven, "llama-15q5kv-uneven", 5)
-FIXTURE(llama_mha, "llama-mha-6q6kv", 6)
-FIXTURE(llama_mqa, "llama-mqa-7q1kv", 1)
-FIXTURE(llama3, "llama3-12q4kv", 4)
-FIXTURE(mistral_window, "mistral-8q2kv-window16", 2)
-FIXTURE(qwen2, "qwen2-14q2kv", 2)
-FIXTURE(qwen3, "qwen3-16q4kv", 4)
+FIXTURE(llama_uneven, "llama-15q5kv-uneven", NULL, 5)
+FIXTURE(llama_mha, "llama-mha-6q6kv", NULL, 6)
+FIXTURE(llama_mqa, "llama-mqa-7q1kv", NULL, 1)
+FIXTURE(llama3, "llama3-12q4kv", NULL, 4)
+FIXTURE(mistral_window, "mistral-8q2kv-window16", NULL, 2)
+FIXTURE(qwen2, "qwen2-14q2kv", NULL, 2)
+FIXTURE(qwen3, "qwen3-16q4kv", NULL, 4)
+/* As another program wrote it: heads interleaved, llama3 scaling as rope_freqs. */
+FIXTURE(llama3_gguf, "llama3-12q4kv", "llama3-12q4kv.gguf", 4)
 
 static int run_all(void)
 {
@@ -217,7 +222,7 @@ static int run_all(void)
         cmocka_unit_test(llama_uneven),   cmocka_unit_test(llama_mha),
         cmocka_unit_test(llama_mqa),      cmocka_unit_test(llama3),
         cmocka_unit_test(mistral_window), cmocka_unit_test(qwen2),
-        cmocka_unit_test(qwen3),
+        cmocka_unit_test(qwen3),          cmocka_unit_test(llama3_gguf),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
