@@ -38,9 +38,9 @@
 #define GPT4O LIST(SPLIT(CASED(SUFFIXES "?", "\\\\p{N}{1,3}")) "," BYTES)
 #define TEKKEN LIST(SPLIT(CASED("", "\\\\p{N}")) "," BYTES)
 #define DEEPSEEK3                                                                                  \
-    LIST(SPLIT("\\\\p{N}{1,3}") "," SPLIT("[\xe4\xb8\x80-\xe9\xbe\xa5\xe3\x81\x80-"                \
-                                          "\xe3\x82\x9f\xe3\x82\xa0-\xe3\x83\xbf]+") "," SPLIT(    \
-        DEEPSEEK3_WORDS) "," BYTES)
+    LIST(SPLIT("\\\\p{N}{1,3}") "," SPLIT(                                                         \
+        "[\xe4\xb8\x80-\xe9\xbe\xa5\xe3\x81\x80-"                                                  \
+        "\xe3\x82\x9f\xe3\x82\xa0-\xe3\x83\xbf]+") "," SPLIT(DEEPSEEK3_WORDS) "," BYTES)
 #define DEEPSEEK_CODER                                                                             \
     LIST(SPLIT("[\\\\r\\\\n]") "," SPLIT("\\\\s?\\\\p{L}+") "," SPLIT(                             \
         "\\\\s?\\\\p{P}+") "," SPLIT("[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-"                     \

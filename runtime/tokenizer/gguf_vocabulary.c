@@ -208,6 +208,10 @@ enum phx_status phx_tokenizer_from_gguf(const struct phx_gguf *gguf, struct phx_
         .unknown_surface = {" \xe2\x81\x87 ", 5},
         .unknown = -1,
     };
+    struct phx_gguf_string json = {0};
+    PHX_TRY(phx_gguf_text(gguf, "tokenizer.huggingface.json", &json));
+    if (json.data && !phx_gguf_find(gguf, KEY("model")))
+        return phx_tokenizer_parse(spm.file, json.data, json.bytes, out);
     PHX_TRY(phx_gguf_require(gguf, KEY("model")));
     PHX_TRY(phx_gguf_text(gguf, KEY("model"), &model));
     bool llama = phx_gguf_string_is(model, "llama");

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "kernels/base/check.h"
+#include "runtime/gguf.h"
 #include "runtime/json.h"
 #include "runtime/tokenizer/tokenizer_impl.h"
 
@@ -74,22 +75,32 @@ static enum phx_status load_spm(const char *path, const char *config_path,
     return status;
 }
 
-enum phx_status phx_tokenizer_load(const char *directory, struct phx_tokenizer **out)
+static enum phx_status load_gguf(const char *path, struct phx_tokenizer **out)
+{
+    struct phx_gguf *gguf;
+    PHX_TRY(phx_gguf_open(path, &gguf));
+    enum phx_status status = phx_tokenizer_from_gguf(gguf, out);
+    phx_gguf_destroy(gguf);
+    return status;
+}
+
+enum phx_status phx_tokenizer_load(const char *model, struct phx_tokenizer **out)
 {
     static const char *const names[] = {"tokenizer.json", "tokenizer.model",
                                         "tokenizer_config.json"};
     char paths[3][PATH_MAX];
+    if (phx_gguf_is(model)) return load_gguf(model, out);
     for (int i = 0; i < 3; i++) {
-        int n = snprintf(paths[i], sizeof paths[i], "%s/%s", directory, names[i]);
+        int n = snprintf(paths[i], sizeof paths[i], "%s/%s", model, names[i]);
         if (n >= (int)sizeof paths[i]) {
-            return phx_fail(PHX_USAGE, "the path %s is too long: at most %d bytes", directory,
+            return phx_fail(PHX_USAGE, "the path %s is too long: at most %d bytes", model,
                             PATH_MAX - 32);
         }
     }
     if (access(paths[0], F_OK) == 0) return load_json(paths[0], out);
     if (access(paths[1], F_OK) == 0) return load_spm(paths[1], paths[2], out);
     return phx_fail(PHX_NOT_FOUND, "%s: there is neither a tokenizer.json nor a tokenizer.model",
-                    directory);
+                    model);
 }
 
 void phx_tokenizer_destroy(struct phx_tokenizer *tokenizer)

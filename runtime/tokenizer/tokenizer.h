@@ -36,9 +36,10 @@ struct phx_gguf;
 /// needed afterwards. PHX_UNSUPPORTED names another model or pre.
 enum phx_status phx_tokenizer_from_gguf(const struct phx_gguf *gguf, struct phx_tokenizer **out);
 
-/// DIR/tokenizer.json, else DIR/tokenizer.model, to which add_bos_token (if not said: true) and
-/// add_eos_token (false) of DIR/tokenizer_config.json belong. PHX_NOT_FOUND if there is neither.
-enum phx_status phx_tokenizer_load(const char *directory, struct phx_tokenizer **out);
+/// The model's: of a GGUF file, or of a folder: tokenizer.json, else tokenizer.model, to which
+/// add_bos_token (if not said: true) and add_eos_token (false) of tokenizer_config.json belong.
+/// PHX_NOT_FOUND if there is neither.
+enum phx_status phx_tokenizer_load(const char *model, struct phx_tokenizer **out);
 void phx_tokenizer_destroy(struct phx_tokenizer *tokenizer);
 
 /// One more than the largest id.
