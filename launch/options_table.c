@@ -10,6 +10,7 @@
 #define N (1u << PHX_VERB_PLAN)
 #define A (1u << PHX_VERB_AUDIT)
 #define C (1u << PHX_VERB_COMPARE)
+#define V (1u << PHX_VERB_CONVERT)
 #define FIELD(name) .field = offsetof(struct phx_options, name)
 
 const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
@@ -69,6 +70,14 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
          "Runs the prompt on these ranks and holds every activation, in the order of execution,\n"
          "against a plain calculation in double precision on the whole weights (solo), or against\n"
          "DIR/activations.safetensors. Exit status 1 if one is out of its tolerance.\n"},
+    [PHX_VERB_CONVERT] =
+        {"convert", "a checkpoint of safetensors into a GGUF file, and back",
+         "  phalanx convert -m FOLDER -o model.gguf --type q8_0\n"
+         "  phalanx convert -m model.gguf -o FOLDER\n"
+         "\n"
+         "What -m is decides the direction. A GGUF takes tokenizer.json along, not the sampling\n"
+         "defaults of generation_config.json. The file says in itself what it is: its name is "
+         "free.\n"},
     [PHX_VERB_HELP] = {"help", "the options of a verb: phalanx help generate", NULL},
     [PHX_VERB_VERSION] = {"version", "the version, as --version", NULL},
 };
@@ -76,9 +85,17 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
 /* clang-format off */
 const struct phx_option_row phx_option_rows[] = {
     {.names = {"-m", "--model"}, .kind = PHX_VALUE_NAME, FIELD(model),
-     .verbs = G | P | T | N | A | C, .group = PHX_GROUP_MODEL, .value = "DIR",
-     .help = "folder of the model: config.json, tokenizer.json, *.safetensors (default: the "
-             "embedded one)"},
+     .verbs = G | P | T | N | A | C | V, .group = PHX_GROUP_MODEL, .value = "MODEL",
+     .help = "folder of the model: config.json, tokenizer.json, *.safetensors; or a GGUF file "
+             "(default: the embedded one)"},
+    {.names = {"-o", "--out"}, .kind = PHX_VALUE_NAME, FIELD(convert_out),
+     .verbs = V, .group = PHX_GROUP_OUTPUT, .value = "PATH",
+     .help = "what to write: a GGUF file, or a folder that is there"},
+    {.names = {"--type"}, .kind = PHX_VALUE_CHOICE, FIELD(convert_type), .fallback = "auto",
+     .choices = {"auto", "f32", "f16", "bf16", "q8_0", "q4_0"},
+     .verbs = V, .group = PHX_GROUP_OUTPUT, .value = "TYPE",
+     .help = "of matrices; auto: what they are, of a quantised one bf16; a matrix whose rows are no "
+             "whole blocks of 32 becomes f16 in place of q8_0 and q4_0"},
     {.names = {"--load-format"}, .kind = PHX_VALUE_CHOICE, FIELD(load_format), .fallback = "auto",
      .choices = {"auto", "safetensors", "dummy"},
      .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "FORMAT",
@@ -222,7 +239,7 @@ const struct phx_option_row phx_option_rows[] = {
      .verbs = P, .group = PHX_GROUP_LENGTH, .value = "N",
      .help = "tokens from one window's start to the next; 0: a whole window"},
     {.names = {"-v", "--verbose"}, .env = "PHX_VERBOSE", .kind = PHX_VALUE_FLAG, FIELD(verbose),
-     .verbs = G | P | T | Y | N | A | C, .group = PHX_GROUP_OUTPUT,
+     .verbs = G | P | T | Y | N | A | C | V, .group = PHX_GROUP_OUTPUT,
      .help = "say more about what is done"},
 
     {.names = {"--device"}, .kind = PHX_VALUE_CHOICE, FIELD(device), .fallback = "auto",

@@ -172,8 +172,9 @@ static enum phx_status set_tokens(const struct maker *m)
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         int64_t id = -1;
         PHX_TRY(phx_gguf_int(m->gguf, ends[i], 0, INT32_MAX, &id));
-        bool known = id < 0 || (json_array_size(list) > 0 &&
-                                json_integer_value(json_array_get(list, 0)) == id);
+        bool known = id < 0;
+        for (size_t k = 0; k < json_array_size(list); k++)
+            known = known || json_integer_value(json_array_get(list, k)) == id;
         if (!known) json_array_append_new(list, json_integer(id));
     }
     return PHX_OK;
@@ -247,28 +248,34 @@ static enum phx_status read_divisors(const struct phx_gguf *gguf, struct phx_con
     return PHX_OK;
 }
 
-enum phx_status phx_gguf_config(const struct phx_gguf *gguf, struct phx_config **out)
+enum phx_status phx_gguf_config_text(const struct phx_gguf *gguf, char **out)
 {
     struct maker m = {.gguf = gguf, .json = json_object()};
-    struct phx_config *config = NULL;
-    char *text = NULL;
     enum phx_status status;
     PHX_TRY_GOTO(phx_gguf_family(gguf, &m.family), done);
     PHX_TRY_GOTO(make_json(&m), done);
-    text = json_dumps(m.json, JSON_COMPACT);
-    if (!text) {
+    *out = json_dumps(m.json, JSON_INDENT(2));
+    if (!*out)
         status =
             phx_fail(PHX_OUT_OF_MEMORY, "%s: no memory for its configuration", phx_gguf_path(gguf));
-        goto done;
-    }
-    PHX_TRY_GOTO(phx_config_parse(phx_gguf_path(gguf), text, strlen(text), NULL, 0, &config), done);
+done:
+    json_decref(m.json);
+    return status;
+}
+
+enum phx_status phx_gguf_config(const struct phx_gguf *gguf, struct phx_config **out)
+{
+    struct phx_config *config = NULL;
+    char *text = NULL;
+    PHX_TRY(phx_gguf_config_text(gguf, &text));
+    enum phx_status status =
+        phx_config_parse(phx_gguf_path(gguf), text, strlen(text), NULL, 0, &config);
+    free(text);
+    PHX_TRY(status);
     status = read_divisors(gguf, config);
     if (status == PHX_OK)
         *out = config;
     else
         phx_config_destroy(config);
-done:
-    free(text);
-    json_decref(m.json);
     return status;
 }

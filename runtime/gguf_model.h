@@ -24,6 +24,9 @@ enum phx_status phx_gguf_family_of(const struct phx_config *config,
 
 /// The hyper-parameters, parsed and checked as a config.json is (config.h).
 enum phx_status phx_gguf_config(const struct phx_gguf *gguf, struct phx_config **out);
+/// The same as the text of a config.json, to be freed; without rope_freqs, for which it has no
+/// words.
+enum phx_status phx_gguf_config_text(const struct phx_gguf *gguf, char **out);
 
 /// All tensors, sorted by name and to be freed with phx_safetensors_free_header(): data in the
 /// mapping; a tensor of stacked experts is one for each of them; rope_freqs, which is part of the
