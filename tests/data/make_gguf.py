@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """GGUF files made by another program: the `gguf` package (0.17 or so) out of models of tests/data/hf.
 
-    python3 tests/data/make_gguf.py OUT        # writes OUT/*.gguf
+    python3 tests/data/make_gguf.py tests/data/gguf
 
 What a converter bakes in is written here from its description: rows of each head of q and k of the
-llama architecture interleaved, rotary factors of llama3 as a tensor, norms in f32. Quantised ones
-are of a model made up here, wide enough for blocks of 256.
+llama architecture interleaved, rotary factors of llama3 as a tensor, norms in f32.
+
+mixed.gguf is a model made up of random blocks of all types: 12 query heads of 64 on 4 KV heads, so
+that blocks of 256 columns are split at every number of ranks; mixed_values.safetensors holds the
+first rows of each tensor as the package reads them.
 """
 import json
 import math
@@ -117,13 +120,87 @@ def write(path, architecture, config, tensors, type_of):
     w.close()
 
 
+def random_blocks(rng, kind, rows, cols):
+    """Blocks with values near 1/16."""
+    elements, size = gguf.GGML_QUANT_SIZES[kind]
+    n = rows * cols // elements
+    blocks = rng.integers(0, 256, (n, size), dtype=np.uint8)
+    # d per unit of spread, and the offset that centres what is not centred
+    d, m, at = {
+        T.Q8_0: (8.5e-4, None, 0), T.Q4_0: (1.35e-2, None, 0), T.Q4_1: (1.35e-2, -7.5, 0),
+        T.Q5_0: (6.8e-3, None, 0), T.Q5_1: (6.8e-3, -15.5, 0), T.Q4_K: (2.7e-4, 7.5, 0),
+        T.Q5_K: (1.3e-4, 15.5, 0), T.Q6_K: (4.7e-5, None, 208)}[kind]
+    scale = d * rng.uniform(0.5, 1.5, n) * rng.choice([-1, 1], n)
+    blocks[:, at:at + 2] = scale.astype(np.float16).view(np.uint8).reshape(n, 2)
+    if m is not None:
+        blocks[:, at + 2:at + 4] = (m * scale).astype(np.float16).view(np.uint8).reshape(n, 2)
+    return blocks.reshape(rows, cols // elements * size)
+
+
+MIXED = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2,
+         "num_attention_heads": 12, "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 288,
+         "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "rope_theta": 1e4}
+MIXED_TYPES = [{"attn_q": T.Q4_K, "attn_k": T.Q4_K, "attn_v": T.Q6_K, "attn_output": T.Q5_K,
+                "ffn_gate": T.Q4_K, "ffn_up": T.Q4_K, "ffn_down": T.Q6_K},
+               {"attn_q": T.Q5_0, "attn_k": T.Q4_1, "attn_v": T.Q5_1, "attn_output": T.Q4_K,
+                "ffn_gate": T.Q8_0, "ffn_up": T.Q8_0, "ffn_down": T.Q4_0}]
+
+
+def write_mixed(out):
+    c, rng = MIXED, np.random.default_rng(6)
+    q, kv = c["num_attention_heads"] * c["head_dim"], c["num_key_value_heads"] * c["head_dim"]
+    e, f = c["hidden_size"], c["intermediate_size"]
+    shapes = {"attn_q": (q, e), "attn_k": (kv, e), "attn_v": (kv, e), "attn_output": (e, q),
+              "ffn_gate": (f, e), "ffn_up": (f, e), "ffn_down": (e, f)}
+    w = gguf.GGUFWriter(str(out / "mixed.gguf"), "llama")
+    w.add_block_count(c["num_hidden_layers"])
+    w.add_context_length(c["max_position_embeddings"])
+    w.add_embedding_length(e)
+    w.add_feed_forward_length(f)
+    w.add_head_count(c["num_attention_heads"])
+    w.add_head_count_kv(c["num_key_value_heads"])
+    w.add_key_length(c["head_dim"])
+    w.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    w.add_rope_freq_base(c["rope_theta"])
+    w.add_array("test.numbers", [1, -2, 3])
+    values = {}
+
+    def add(name, kind, rows, cols):
+        blocks = random_blocks(rng, kind, rows, cols)
+        w.add_tensor(name, blocks, raw_dtype=kind)
+        values[name] = gguf.quants.dequantize(blocks[:3], kind).astype(np.float32)
+
+    add("token_embd.weight", T.Q8_0, c["vocab_size"], e)
+    add("output.weight", T.Q6_K, c["vocab_size"], e)
+    w.add_tensor("output_norm.weight", rng.uniform(0.5, 1.5, e).astype(np.float32))
+    for layer, types in enumerate(MIXED_TYPES):
+        for norm in ("attn_norm", "ffn_norm"):
+            w.add_tensor(f"blk.{layer}.{norm}.weight", rng.uniform(0.5, 1.5, e).astype(np.float32))
+        for name, kind in types.items():
+            add(f"blk.{layer}.{name}.weight", kind, *shapes[name])
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    write_safetensors(out / "mixed_values.safetensors", values)
+
+
+def write_safetensors(path, tensors):
+    header, at = {}, 0
+    for name, value in tensors.items():
+        header[name] = {"dtype": "F32", "shape": value.shape, "data_offsets": [at, at + value.nbytes]}
+        at += value.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text +
+                     b"".join(value.tobytes() for value in tensors.values()))
+
+
 def main():
     out = pathlib.Path(sys.argv[1])
-    for folder, architecture, kind in [
-            ("llama3-12q4kv", "llama", T.BF16), ("mistral-8q2kv-window16", "llama", T.BF16),
-            ("qwen2-14q2kv", "qwen2", T.BF16), ("qwen3-16q4kv", "qwen3", T.BF16)]:
-        config, tensors = read_model(DATA / "hf" / folder)
-        write(out / f"{folder}.gguf", architecture, config, tensors, lambda name, k=kind: k)
+    config, tensors = read_model(DATA / "hf" / "llama3-12q4kv")
+    write(out / "llama3-12q4kv.gguf", "llama", config, tensors, lambda name: T.BF16)
+    write_mixed(out)
 
 
 if __name__ == "__main__":
