@@ -94,8 +94,8 @@ const struct phx_option_row phx_option_rows[] = {
     {.names = {"--type"}, .kind = PHX_VALUE_CHOICE, FIELD(convert_type), .fallback = "auto",
      .choices = {"auto", "f32", "f16", "bf16", "q8_0", "q4_0"},
      .verbs = V, .group = PHX_GROUP_OUTPUT, .value = "TYPE",
-     .help = "of matrices; auto: what they are, of a quantised one bf16; a matrix whose rows are no "
-             "whole blocks of 32 becomes f16 in place of q8_0 and q4_0"},
+     .help = "of matrices; auto: what they are, of a quantised one bf16; a matrix whose rows are "
+             "no whole blocks of 32 becomes f16 in place of q8_0 and q4_0"},
     {.names = {"--load-format"}, .kind = PHX_VALUE_CHOICE, FIELD(load_format), .fallback = "auto",
      .choices = {"auto", "safetensors", "dummy"},
      .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "FORMAT",
