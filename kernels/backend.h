@@ -110,7 +110,11 @@ struct phx_backend {
     enum phx_status (*add_norm)(struct phx_stream *, const struct phx_add_norm *);
     enum phx_status (*linear)(struct phx_stream *, const struct phx_linear *);
     enum phx_status (*gate_up)(struct phx_stream *, const struct phx_gate_up *);
+    enum phx_status (*route)(struct phx_stream *, const struct phx_route *);
+    enum phx_status (*experts_gate_up)(struct phx_stream *, const struct phx_experts_gate_up *);
+    enum phx_status (*experts_down)(struct phx_stream *, const struct phx_experts_down *);
     enum phx_status (*rope_table)(struct phx_stream *, const struct phx_rope_table *);
+    enum phx_status (*head_squares)(struct phx_stream *, const struct phx_head_squares *);
     enum phx_status (*rope_append)(struct phx_stream *, const struct phx_rope_append *);
     enum phx_status (*attention)(struct phx_stream *, const struct phx_attention *);
     enum phx_status (*attention_tapped)(struct phx_stream *, const struct phx_attention *);

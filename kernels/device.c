@@ -75,7 +75,8 @@ void phx_device_info(const struct phx_device *device, struct phx_device_info *ou
 
 static void check_limits(const struct phx_limits *limits)
 {
-    PHX_ASSERT(limits->max_rows >= 0 && limits->max_seqs >= 0 && limits->max_length >= 0);
+    PHX_ASSERT(limits->max_rows >= 0 && limits->max_length >= 0);
+    PHX_ASSERT(limits->max_seqs >= 0 && limits->max_seqs <= PHX_MAX_SEQS);
     PHX_ASSERT(limits->max_in >= 0 && limits->max_out >= 0 && limits->max_vocab >= 0);
     PHX_ASSERT(limits->max_heads >= 0 && limits->max_kv_heads >= 0 && limits->max_head_dim >= 0);
 }

@@ -53,11 +53,13 @@ struct phx_device_info {
     int n_units;               ///< that compute side by side: threads, a GPU's multiprocessors
 };
 
+enum { PHX_MAX_SEQS = 65535 }; ///< of a step: a direction of a GPU's grid
+
 /// The largest sizes that steps on a stream will use; a backend sizes its scratch from them, so
 /// that no step allocates. All counts are this rank's share.
 struct phx_limits {
     int32_t max_rows;     ///< N: tokens in a step
-    int32_t max_seqs;     ///< S: sequences in a step
+    int32_t max_seqs;     ///< S: sequences in a step, at most PHX_MAX_SEQS
     int64_t max_length;   ///< keys of one sequence
     int64_t max_in;       ///< widest input of a product
     int64_t max_out;      ///< widest output of a product, lm_head excepted

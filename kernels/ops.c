@@ -179,13 +179,15 @@ enum phx_status phx_op_add_norm(struct phx_stream *stream, const struct phx_add_
     const int64_t n = args->out.rows, e = args->out.cols;
     PHX_ASSERT(n <= stream->limits.max_rows && e >= 1);
     PHX_ASSERT(absent(args->x) ? !args->start : is_act(stream, args->x, n, e));
+    PHX_ASSERT(absent(args->post) || (!absent(args->x) && is_f32(stream, args->post, 1, e)));
     PHX_ASSERT(is_f32(stream, args->residual, n, e));
-    PHX_ASSERT(is_f32(stream, args->weight, 1, e));
+    PHX_ASSERT(absent(args->weight) || is_f32(stream, args->weight, 1, e));
     PHX_ASSERT(args->epsilon >= 0 && isfinite(args->epsilon));
     PHX_ASSERT(is_act(stream, args->out, n, e));
     PHX_ASSERT(apart(args->residual, args->x) && apart(args->residual, args->weight));
     PHX_ASSERT(apart(args->out, args->x) && apart(args->out, args->residual));
-    PHX_ASSERT(apart(args->out, args->weight));
+    PHX_ASSERT(apart(args->out, args->weight) && apart(args->out, args->post));
+    PHX_ASSERT(apart(args->residual, args->post));
     if (n == 0) return PHX_OK;
     RUN(add_norm);
 }
@@ -215,6 +217,7 @@ enum phx_status phx_op_linear(struct phx_stream *stream, const struct phx_linear
     PHX_ASSERT(is_weight(stream, args->weight, out, in));
     PHX_ASSERT(absent(args->bias) || is_f32(stream, args->bias, 1, out));
     PHX_ASSERT(is_act(stream, args->out, n, out) || is_f32(stream, args->out, n, out));
+    PHX_ASSERT(isfinite(args->scale) && (args->soft_cap == 0 || positive(args->soft_cap)));
     PHX_ASSERT(apart(args->out, args->x) && apart(args->out, args->bias));
     if (n == 0) return PHX_OK;
     if (args->weight->n_bands > 0) return linear_bands(stream, args);
@@ -236,6 +239,72 @@ enum phx_status phx_op_gate_up(struct phx_stream *stream, const struct phx_gate_
     RUN(gate_up);
 }
 
+/* Lists for N rows. */
+static void check_routing(const struct phx_stream *stream, const struct phx_routing *r, int64_t n)
+{
+    const int64_t k = r->ids.cols;
+    PHX_ASSERT(r->n_experts >= 1 && r->n_experts <= PHX_MAX_EXPERTS);
+    PHX_ASSERT(r->first_local >= 0 && r->n_local >= 1);
+    PHX_ASSERT(r->n_local <= r->n_experts - r->first_local);
+    PHX_ASSERT(n <= stream->limits.max_rows && k >= 1 && k <= r->n_experts && k <= PHX_MAX_CHOSEN);
+    PHX_ASSERT(is(stream, r->ids, PHX_I32, n, k) && r->ids.stride == k);
+    PHX_ASSERT(is_f32(stream, r->weights, n, k) && r->weights.stride == k);
+    PHX_ASSERT(is(stream, r->groups, PHX_I32, 1, r->n_local + 1 + n * k));
+}
+
+enum phx_status phx_op_route(struct phx_stream *stream, const struct phx_route *args)
+{
+    const struct phx_routing *r = &args->routing;
+    const int64_t n = args->logits.rows;
+    check_routing(stream, r, n);
+    PHX_ASSERT(is_f32(stream, args->logits, n, r->n_experts));
+    PHX_ASSERT(apart(args->logits, r->ids) && apart(args->logits, r->weights));
+    PHX_ASSERT(apart(args->logits, r->groups) && apart(r->ids, r->weights));
+    PHX_ASSERT(apart(r->ids, r->groups) && apart(r->weights, r->groups));
+    if (n == 0) return PHX_OK;
+    RUN(route);
+}
+
+enum phx_status phx_op_experts_gate_up(struct phx_stream *stream,
+                                       const struct phx_experts_gate_up *args)
+{
+    const struct phx_routing *r = &args->routing;
+    const int64_t n = args->x.rows, in = args->x.cols, f = args->out.cols;
+    check_routing(stream, r, n);
+    PHX_ASSERT(in >= 1 && in <= stream->limits.max_in && f >= 1);
+    PHX_ASSERT(is_act(stream, args->x, n, in));
+    PHX_ASSERT(is_weight(stream, args->weight, r->n_local * 2 * f, in));
+    PHX_ASSERT(args->weight->n_bands == 0);
+    PHX_ASSERT(args->activation == PHX_SILU || args->activation == PHX_GELU_TANH);
+    PHX_ASSERT(is_act(stream, args->out, n * r->ids.cols, f));
+    PHX_ASSERT(apart(args->out, args->x) && apart(args->out, r->ids));
+    PHX_ASSERT(apart(args->out, r->weights) && apart(args->out, r->groups));
+    if (n == 0) return PHX_OK;
+    RUN(experts_gate_up);
+}
+
+enum phx_status phx_op_experts_down(struct phx_stream *stream, const struct phx_experts_down *args)
+{
+    const struct phx_routing *r = &args->routing;
+    const int64_t n = args->out.rows, e = args->out.cols, in = args->x.cols, k = r->ids.cols;
+    check_routing(stream, r, n);
+    PHX_ASSERT(in >= 1 && in <= stream->limits.max_in && e >= 1);
+    PHX_ASSERT(is_act(stream, args->x, n * k, in));
+    PHX_ASSERT(is_weight(stream, args->weight, r->n_local * e, in));
+    PHX_ASSERT(args->weight->n_bands == 0);
+    PHX_ASSERT(is_act(stream, args->parts, n * k, e));
+    PHX_ASSERT(absent(args->add) == absent(args->add_gate));
+    PHX_ASSERT(absent(args->add) || is_act(stream, args->add, n, e));
+    PHX_ASSERT(absent(args->add) || is_f32(stream, args->add_gate, n, 1));
+    PHX_ASSERT(is_act(stream, args->out, n, e));
+    PHX_ASSERT(apart(args->parts, args->x) && apart(args->parts, args->out));
+    PHX_ASSERT(apart(args->parts, args->add) && apart(args->parts, args->add_gate));
+    PHX_ASSERT(apart(args->out, args->x) && apart(args->out, args->add));
+    PHX_ASSERT(apart(args->out, args->add_gate));
+    if (n == 0) return PHX_OK;
+    RUN(experts_down);
+}
+
 enum phx_status phx_op_rope_table(struct phx_stream *stream, const struct phx_rope_table *args)
 {
     const int64_t n = args->out.rows, half = args->inv_freq.cols;
@@ -249,8 +318,22 @@ enum phx_status phx_op_rope_table(struct phx_stream *stream, const struct phx_ro
     RUN(rope_table);
 }
 
+enum phx_status phx_op_head_squares(struct phx_stream *stream, const struct phx_head_squares *args)
+{
+    const int64_t n = args->qkv.rows, d = args->head_dim, h = args->n_heads, k = args->n_kv_heads;
+    PHX_ASSERT(n <= stream->limits.max_rows && d >= 1 && d <= stream->limits.max_head_dim);
+    PHX_ASSERT(h >= 1 && h <= stream->limits.max_heads);
+    PHX_ASSERT(k >= 1 && k <= stream->limits.max_kv_heads && h % k == 0);
+    PHX_ASSERT(is_act(stream, args->qkv, n, (h + 2 * k) * d));
+    PHX_ASSERT(is_f32(stream, args->out, n, 2) && args->out.stride == 2);
+    PHX_ASSERT(apart(args->out, args->qkv));
+    if (n == 0) return PHX_OK;
+    RUN(head_squares);
+}
+
 enum phx_status phx_op_rope_append(struct phx_stream *stream, const struct phx_rope_append *args)
 {
+    const bool over_all = !absent(args->squares);
     const struct phx_kv_pages *kv = &args->kv;
     const int64_t n = args->layout->n_rows, d = kv->head_dim, r = args->cos_sin.cols;
     check_layout(stream, args->layout);
@@ -259,11 +342,16 @@ enum phx_status phx_op_rope_append(struct phx_stream *stream, const struct phx_r
     PHX_ASSERT(is_act(stream, args->qkv, n, (args->n_heads + 2 * (int64_t)kv->n_kv_heads) * d));
     PHX_ASSERT(absent(args->cos_sin) ||
                (is_f32(stream, args->cos_sin, n, r) && r % 2 == 0 && r >= 2 && r <= d));
-    PHX_ASSERT(absent(args->q_norm) || is_f32(stream, args->q_norm, 1, d));
-    PHX_ASSERT(absent(args->k_norm) || is_f32(stream, args->k_norm, 1, d));
+    PHX_ASSERT(absent(args->q_norm) ||
+               is_f32(stream, args->q_norm, 1, over_all ? args->n_heads * d : d));
+    PHX_ASSERT(absent(args->k_norm) ||
+               is_f32(stream, args->k_norm, 1, over_all ? kv->n_kv_heads * d : d));
+    PHX_ASSERT(!over_all || (is_f32(stream, args->squares, n, 2) && args->squares.stride == 2));
+    PHX_ASSERT(!over_all || (!absent(args->q_norm) && !absent(args->k_norm)));
+    PHX_ASSERT(!over_all || (args->q_full >= 1 && args->k_full >= 1));
     PHX_ASSERT(args->epsilon >= 0 && isfinite(args->epsilon));
     PHX_ASSERT(apart(args->qkv, args->cos_sin) && apart(args->qkv, args->q_norm));
-    PHX_ASSERT(apart(args->qkv, args->k_norm));
+    PHX_ASSERT(apart(args->qkv, args->k_norm) && apart(args->qkv, args->squares));
     PHX_ASSERT(apart(args->qkv, kv->k) && apart(args->qkv, kv->v));
     if (n == 0) return PHX_OK;
     RUN(rope_append);

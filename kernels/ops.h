@@ -36,23 +36,27 @@ struct phx_embed {
 enum phx_status phx_op_embed(struct phx_stream *stream, const struct phx_embed *args);
 
 /// residual += x (or residual = x when `start`); out = residual / rms(residual) * weight,
-/// rms(r) = sqrt(mean(r^2) + epsilon). With x absent: residual stays as it is.
+/// rms(r) = sqrt(mean(r^2) + epsilon). With x absent: residual stays as it is. With `post`,
+/// x / rms(x) * post takes the place of x; without `weight`, out = residual.
 struct phx_add_norm {
     struct phx_tensor x;        ///< act [N, E], optional
+    struct phx_tensor post;     ///< f32 [1, E], optional; not without x
     struct phx_tensor residual; ///< f32 [N, E], in and out
     bool start;
-    struct phx_tensor weight; ///< f32 [1, E]
+    struct phx_tensor weight; ///< f32 [1, E], optional
     float epsilon;
     struct phx_tensor out; ///< act [N, E]
 };
 enum phx_status phx_op_add_norm(struct phx_stream *stream, const struct phx_add_norm *args);
 
-/// out = x W^T + bias.
+/// out = soft_cap(scale * (x W^T + bias)), soft_cap(z) = c tanh(z / c).
 struct phx_linear {
     struct phx_tensor x;             ///< act [N, in]
     const struct phx_weight *weight; ///< [out, in]
     struct phx_tensor bias;          ///< f32 [1, out], optional
     struct phx_tensor out;           ///< act or f32 [N, out]
+    float scale;                     ///< 0: none, as 1
+    float soft_cap;                  ///< c; 0: none
 };
 enum phx_status phx_op_linear(struct phx_stream *stream, const struct phx_linear *args);
 
@@ -68,6 +72,57 @@ struct phx_gate_up {
     struct phx_tensor out; ///< act [N, F]
 };
 enum phx_status phx_op_gate_up(struct phx_stream *stream, const struct phx_gate_up *args);
+
+/* ---- mixtures of experts ----
+ *
+ * Of the model's X experts, k are chosen for a row. Pair p = n k + j is the j-th choice of row n.
+ * This rank holds L experts: all of them with a part of their columns, or some of them whole. */
+
+enum { PHX_MAX_EXPERTS = 1024, PHX_MAX_CHOSEN = 32 }; ///< largest X and k
+
+struct phx_routing {
+    int32_t n_experts;            ///< X
+    int32_t first_local, n_local; ///< this rank's experts: L from first_local on
+    struct phx_tensor ids;        ///< i32 [N, k] without gaps: experts, the most likely first
+    struct phx_tensor weights;    ///< f32 [N, k] without gaps
+    struct phx_tensor groups;     ///< i32 [1, L + 1 + N k]: notes of the backend, for its own eyes
+};
+
+/// p = softmax(logits[n]) over the X experts; ids[n] = the k with the largest p, lower ids first
+/// among equals (a NaN counts as minus infinity there); weights[n][j] = p[ids[n][j]], divided by
+/// the sum of the k where `normalize`. Fills `routing`.
+struct phx_route {
+    struct phx_tensor logits; ///< f32 [N, X]
+    bool normalize;
+    struct phx_routing routing; ///< lists of it are outputs
+};
+enum phx_status phx_op_route(struct phx_stream *stream, const struct phx_route *args);
+
+/// For each pair whose expert is this rank's: out[p] = act(x[n] Wg^T) * (x[n] Wu^T) with the
+/// expert's Wg above Wu. Rows of other pairs are undefined.
+struct phx_experts_gate_up {
+    struct phx_tensor x; ///< act [N, in]
+    struct phx_routing routing;
+    const struct phx_weight *weight; ///< [L 2F, in], expert above expert
+    enum phx_activation activation;
+    struct phx_tensor out; ///< act [N k, F]
+};
+enum phx_status phx_op_experts_gate_up(struct phx_stream *stream,
+                                       const struct phx_experts_gate_up *args);
+
+/// out[n] = sum over the pairs of row n whose expert is this rank's, in the order of j, of
+/// weights[n][j] * (x[p] W^T), with the expert's W; then, with `add`, + sigmoid(add_gate[n]) *
+/// add[n]. sigmoid(z) = 1 / (1 + exp(-z)).
+struct phx_experts_down {
+    struct phx_tensor x; ///< act [N k, in]; rows of other ranks' pairs are not read
+    struct phx_routing routing;
+    const struct phx_weight *weight; ///< [L E, in], expert above expert
+    struct phx_tensor parts;         ///< act [N k, E], scratch: undefined afterwards
+    struct phx_tensor add;           ///< act [N, E], optional
+    struct phx_tensor add_gate;      ///< f32 [N, 1], gaps allowed; present where `add` is
+    struct phx_tensor out;           ///< act [N, E]
+};
+enum phx_status phx_op_experts_down(struct phx_stream *stream, const struct phx_experts_down *args);
 
 enum { PHX_PAGE_TOKENS = 64 };
 
@@ -103,16 +158,33 @@ struct phx_rope_table {
 };
 enum phx_status phx_op_rope_table(struct phx_stream *stream, const struct phx_rope_table *args);
 
+/// squares[n] = (sum of q^2 over all of this rank's q heads, the same of k); the sum over ranks is
+/// what a norm over all heads of a model needs.
+struct phx_head_squares {
+    struct phx_tensor qkv; ///< act [N, (Hq + 2 Hk) D], as below
+    int32_t n_heads;       ///< Hq
+    int32_t n_kv_heads;    ///< Hk
+    int32_t head_dim;      ///< D
+    struct phx_tensor out; ///< f32 [N, 2], no gaps
+};
+enum phx_status phx_op_head_squares(struct phx_stream *stream, const struct phx_head_squares *args);
+
 /// For each row: RMS-norm each head of q and k (if norms are given), rotate their first R
 /// dimensions (halves: dimension i pairs with i + R/2), then store k and v at the row's position in
 /// its page. q is left normed and rotated in qkv; the k and v columns of qkv are undefined
 /// afterwards.
+///
+/// With `squares` the norms are over all heads of the model instead: q / sqrt(squares[n][0] /
+/// q_full
+/// + epsilon) * q_norm, and so for k with squares[n][1].
 struct phx_rope_append {
     struct phx_tensor qkv;     ///< act [N, (Hq + 2 Hk) D]: q heads, k heads, v heads; in and out
     int32_t n_heads;           ///< Hq
     struct phx_tensor cos_sin; ///< f32 [N, R], R even and <= D; absent: no rotation
-    struct phx_tensor q_norm;  ///< f32 [1, D], optional
-    struct phx_tensor k_norm;  ///< f32 [1, D], optional
+    struct phx_tensor q_norm;  ///< f32 [1, D], with squares [1, Hq D]; optional
+    struct phx_tensor k_norm;  ///< f32 [1, D], with squares [1, Hk D]; optional
+    struct phx_tensor squares; ///< f32 [N, 2], no gaps, optional; not without both norms
+    int64_t q_full, k_full;    ///< with squares: columns of q and of k on all ranks together
     float epsilon;
     struct phx_kv_pages kv;
     const struct phx_step_layout *layout;
@@ -159,7 +231,8 @@ struct phx_attention_tap {
 /// rank:
 ///   s_j = soft_cap(scale * q.k_j), soft_cap(s) = c tanh(s / c) with c = 0: s
 ///   out = sum_j exp(s_j) v_j / sum_j exp(s_j);  lse = log sum_j exp(s_j)
-/// Without such keys out = 0 and lse = -inf.
+/// Without such keys out = 0 and lse = -inf. NaN in the row's q, or in such a k or v, gives NaN; of
+/// other keys only a v that another row of the step sees may (a backend may multiply it by 0).
 struct phx_attention {
     struct phx_tensor q; ///< act [N, Hq D]
     int32_t n_heads;     ///< Hq

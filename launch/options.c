@@ -376,6 +376,8 @@ static enum phx_status check_together(const struct phx_options *o)
     }
     if (o->verb == PHX_VERB_GENERATE && o->logprobs >= 0 && !o->json)
         return phx_fail(PHX_USAGE, "--logprobs goes into the JSON: give --json too");
+    if (o->brief && o->heads)
+        return phx_fail(PHX_USAGE, "--brief shows no single heads: leave out --heads or --brief");
     const char *single = o->logits_out ? "--logits-out" : o->force_ids.n ? "--force-ids" : NULL;
     if (single && (o->prompts.n > 1 || o->prompts_file)) {
         return phx_fail(PHX_USAGE, "%s: needs a single prompt (-p, -f or --prompt-ids)", single);

@@ -104,7 +104,7 @@ struct phx_options {
     const char *heads;   ///< "all" or a list; NULL: the first of each group
     const char *against; ///< "solo" or a folder
     const char *dump;    ///< folder; NULL: none
-    bool quick;
+    bool quick, brief;
     const char *json_out; ///< file for JSON, "-" for standard output; NULL: none
 
     /* convert */
@@ -124,6 +124,7 @@ struct phx_options {
     /* machine */
     int device;                    ///< enum phx_device_choice
     bool share_gpu;                ///< ranks may have the same GPU
+    bool expert_parallel;          ///< ranks own whole experts
     int32_t threads;               ///< 0: choose
     int32_t tensor_parallel_size;  ///< 0: not given; otherwise it must be the world's size
     int32_t max_seqs;              ///< sequences in a step

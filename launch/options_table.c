@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/device.h"
+
 #define G (1u << PHX_VERB_GENERATE)
 #define P (1u << PHX_VERB_PERPLEXITY)
 #define T (1u << PHX_VERB_TOKENIZE)
@@ -61,7 +63,8 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
          "\n"
          "Runs the prompt (or a sentence of its own; short ones are repeated) beside a decoy and\n"
          "judges what every rank really read and computed by a plain calculation in double\n"
-         "precision on the whole weights. Exit status 1 if anything is wrong.\n"},
+         "precision on the whole weights. The verdict comes last; exit status 1 if anything is\n"
+         "wrong.\n"},
     [PHX_VERB_COMPARE] =
         {"compare", "find the first place where two runs differ",
          "  mpirun -np 3 --bind-to none phalanx compare -m MODEL -p \"To be\"\n"
@@ -111,7 +114,7 @@ const struct phx_option_row phx_option_rows[] = {
      .help = "type of the KV cache; auto: f32 on the CPU, that of the activations on a GPU"},
     {.names = {"-c", "--ctx-size", "--max-model-len"}, .kind = PHX_VALUE_INT, FIELD(context),
      .fallback = "0", .min = 0, .max = INT32_MAX,
-     .verbs = G | P | N, .group = PHX_GROUP_MODEL, .value = "N",
+     .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "N",
      .help = "longest text in tokens, prompt and continuation; 0: what the model was made for"},
 
     {.names = {"-T", "--ranks"}, .kind = PHX_VALUE_NAME, FIELD(ranks), .fallback = "all",
@@ -122,7 +125,7 @@ const struct phx_option_row phx_option_rows[] = {
      .help = "h200, h100, a100, or a GPU's memory as in 80GiB, each rank with its own; without: "
              "the CPU of this machine"},
     {.names = {"--batch"}, .kind = PHX_VALUE_INT, FIELD(batch), .fallback = "1",
-     .min = 1, .max = 65536,
+     .min = 1, .max = PHX_MAX_SEQS,
      .verbs = N, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "texts at the same time, each as long as the context"},
 
@@ -212,6 +215,10 @@ const struct phx_option_row phx_option_rows[] = {
      .verbs = A, .group = PHX_GROUP_OUTPUT, .value = "0,7|all",
      .help = "query heads whose reads are shown (default: the first of each group); all are "
              "checked"},
+    {.names = {"--brief"}, .kind = PHX_VALUE_FLAG, FIELD(brief),
+     .verbs = A, .group = PHX_GROUP_OUTPUT,
+     .help = "only the map, the checks and the verdict: no reads of single heads, and layers that "
+             "are alike are shown once"},
     {.names = {"--against"}, .kind = PHX_VALUE_NAME, FIELD(against), .fallback = "solo",
      .verbs = C, .group = PHX_GROUP_OUTPUT, .value = "solo|DIR",
      .help = "what to compare with: the whole model by the reference, or a folder with dumped "
@@ -257,8 +264,12 @@ const struct phx_option_row phx_option_rows[] = {
      FIELD(tensor_parallel_size), .min = 1, .max = INT32_MAX,
      .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "the number of ranks, which mpirun -np decides; refused if it is another"},
+    {.names = {"--expert-parallel", "--enable-expert-parallel"}, .kind = PHX_VALUE_FLAG,
+     FIELD(expert_parallel),
+     .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE,
+     .help = "of a mixture of experts: each rank gets whole experts, not a part of all of them"},
     {.names = {"--max-num-seqs"}, .kind = PHX_VALUE_INT, FIELD(max_seqs), .fallback = "8",
-     .min = 1, .max = 65536,
+     .min = 1, .max = PHX_MAX_SEQS,
      .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "texts (or windows) that advance in the same step; more of them wait"},
     {.names = {"--max-num-batched-tokens"}, .kind = PHX_VALUE_INT, FIELD(max_batched_tokens),
@@ -269,7 +280,7 @@ const struct phx_option_row phx_option_rows[] = {
      FIELD(gpu_memory_utilization), .fallback = "0.9", .min = 0, .max = 1, .above_min = true,
      .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE, .value = "X",
      .help = "how full a GPU may become, others' part included; the KV cache takes at most what "
-             "the rest leaves"},
+             "the rest leaves; NCCL and recorded graphs need some of what stays free"},
     {.names = {"--enforce-eager"}, .kind = PHX_VALUE_FLAG, FIELD(enforce_eager),
      .verbs = G | P, .group = PHX_GROUP_MACHINE,
      .help = "on GPUs: give each step's operations one by one instead of replaying a graph"},

@@ -16,6 +16,11 @@ static enum phx_status open_model(struct phx_run *run)
     run->directory = strdup(model);
     if (run->directory == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a path");
     PHX_TRY(phx_config_load(model, &run->config));
+    if (run->settings.context > run->config->max_positions)
+        return phx_fail(PHX_USAGE, "-c %d: the model has positions for %lld tokens",
+                        run->settings.context, (long long)run->config->max_positions);
+    if (run->settings.context > 0) run->config->context = run->settings.context;
+    if (run->settings.expert_parallel) PHX_TRY(phx_config_divide_experts(run->config));
     struct phx_layer_shape *layers = calloc((size_t)run->config->n_layers, sizeof *layers);
     if (layers == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the plan");
     struct phx_model_shape shape = phx_config_shape(run->config, layers);

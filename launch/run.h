@@ -20,8 +20,10 @@
 
 /// The same on all ranks, but for the threads, the GPU and their places.
 struct phx_run_settings {
-    const char *model; ///< folder; NULL: the embedded model
-    bool dummy;        ///< made-up weights; only config.json is needed
+    const char *model;    ///< folder; NULL: the embedded model
+    bool dummy;           ///< made-up weights; only config.json is needed
+    bool expert_parallel; ///< ranks own whole experts
+    int32_t context;      ///< what texts are to fit in, for models that choose by it; 0: all
     enum phx_device_kind device;
     enum phx_dtype compute; ///< as in phx_device_options
     bool weights_type;      ///< on a GPU: the type that the model's config names, not `compute`

@@ -76,6 +76,8 @@ static enum phx_status make(struct phx_world *world, const struct phx_options *o
     *out = (struct phx_run_settings){
         .model = options->model,
         .dummy = options->load_format == PHX_LOAD_DUMMY,
+        .expert_parallel = options->expert_parallel,
+        .context = options->context,
         .device = (*site)->device,
         .compute = options->compute == PHX_COMPUTE_BFLOAT16 ? PHX_BF16 : PHX_F32,
         .weights_type = options->compute == PHX_COMPUTE_AUTO,

@@ -113,18 +113,24 @@ enum phx_status phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *st
     return comm->ops->all_reduce(comm, stream, x);
 }
 
-enum phx_status phx_comm_sum_then_norm(struct phx_comm *comm, struct phx_stream *stream,
-                                       const struct phx_reduce_norm *args)
+enum phx_status phx_comm_norm_sum(struct phx_stream *stream, const struct phx_reduce_norm *args)
 {
-    PHX_TRY(comm->ops->all_reduce(comm, stream, args->partial));
     return phx_op_add_norm(stream, &(struct phx_add_norm){
                                        .x = args->partial,
+                                       .post = args->post,
                                        .residual = args->residual,
                                        .start = args->start,
                                        .weight = args->weight,
                                        .epsilon = args->epsilon,
                                        .out = args->out,
                                    });
+}
+
+enum phx_status phx_comm_sum_then_norm(struct phx_comm *comm, struct phx_stream *stream,
+                                       const struct phx_reduce_norm *args)
+{
+    PHX_TRY(comm->ops->all_reduce(comm, stream, args->partial));
+    return phx_comm_norm_sum(stream, args);
 }
 
 enum phx_status phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *stream,
@@ -137,8 +143,9 @@ enum phx_status phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *s
                args->residual.cols == partial.cols);
     if (partial.rows == 0) return PHX_OK;
     begin(comm);
-    return comm->ops->reduce_norm != NULL ? comm->ops->reduce_norm(comm, stream, args)
-                                          : phx_comm_sum_then_norm(comm, stream, args);
+    bool plain = !phx_tensor_present(args->post) && phx_tensor_present(args->weight);
+    return plain && comm->ops->reduce_norm != NULL ? comm->ops->reduce_norm(comm, stream, args)
+                                                   : phx_comm_sum_then_norm(comm, stream, args);
 }
 
 enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *stream,

@@ -80,7 +80,8 @@ struct phx_reduce_norm {
     struct phx_tensor partial;  ///< act [N, E]
     struct phx_tensor residual; ///< f32 [N, E], in and out
     bool start;                 ///< residual = sum instead of residual += sum
-    struct phx_tensor weight;   ///< f32 [1, E]
+    struct phx_tensor post;     ///< f32 [1, E], optional: a norm of the sum comes first
+    struct phx_tensor weight;   ///< f32 [1, E], optional
     float epsilon;
     struct phx_tensor out; ///< act [N, E]
 };

@@ -23,7 +23,7 @@ struct phx_comm_ops {
     /// comm.c destroys the buffers, before the communicator.
     enum phx_status (*buffer)(struct phx_comm *, size_t, struct phx_buffer **);
     enum phx_status (*all_reduce)(struct phx_comm *, struct phx_stream *, struct phx_tensor);
-    /// NULL: phx_comm_sum_then_norm().
+    /// With a weight, without a post norm. NULL: phx_comm_sum_then_norm(), as for all others.
     enum phx_status (*reduce_norm)(struct phx_comm *, struct phx_stream *,
                                    const struct phx_reduce_norm *);
     enum phx_status (*gather_cols)(struct phx_comm *, struct phx_stream *, struct phx_tensor,
@@ -53,7 +53,9 @@ enum phx_status phx_comm_create_as(const struct phx_comm_ops *ops, struct phx_wo
                                    struct phx_device *device,
                                    const struct phx_comm_options *options, struct phx_comm **out);
 
-/// The composition that defines reduce_norm: all_reduce, then phx_op_add_norm.
+/// What reduce_norm does once args->partial is the sum: phx_op_add_norm.
+enum phx_status phx_comm_norm_sum(struct phx_stream *stream, const struct phx_reduce_norm *args);
+/// The composition that defines reduce_norm: all_reduce, then that.
 enum phx_status phx_comm_sum_then_norm(struct phx_comm *comm, struct phx_stream *stream,
                                        const struct phx_reduce_norm *args);
 

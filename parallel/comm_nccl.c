@@ -321,12 +321,7 @@ enum phx_status phx_nccl_reduce_norm(struct phx_nccl_comm *c, enum phx_allreduce
 {
     if (way != PHX_ALLREDUCE_FUSED) {
         PHX_TRY(phx_nccl_reduce(c, way, stream, args->partial));
-        return phx_op_add_norm(stream, &(struct phx_add_norm){.x = args->partial,
-                                                              .residual = args->residual,
-                                                              .start = args->start,
-                                                              .weight = args->weight,
-                                                              .epsilon = args->epsilon,
-                                                              .out = args->out});
+        return phx_comm_norm_sum(stream, args);
     }
     PHX_ASSERT(args->out.dtype == args->partial.dtype && args->weight.dtype == PHX_F32);
     return phx_fused_reduce_norm(&c->fused, phx_cuda_stream_native(stream),

@@ -2,7 +2,7 @@
  * ranks, then waits in its own window for theirs. See comm_nccl_lines.h. */
 #include <type_traits>
 
-#include "kernels/base/check.h"
+#include "kernels/cuda/launch.cuh"
 #include "parallel/comm_nccl_fused.h"
 #include "parallel/comm_nccl_parts.cuh"
 
@@ -41,22 +41,6 @@ struct exchange {
     uint32_t n_steps, n_begun;
     uint32_t n_before; /* thread 0: blocks that had begun before its own */
 };
-
-/* Until the predecessor is complete and its writes are visible; then the successor may start, whose
- * own wait ends when this kernel does. */
-__device__ inline void wait_for_predecessor()
-{
-#if __CUDA_ARCH__ >= 900
-    cudaGridDependencySynchronize();
-    cudaTriggerProgrammaticLaunchCompletion();
-#endif
-}
-
-/* Into the second-level cache, where nothing is ever stale. */
-__device__ inline void prefetch(const void *from)
-{
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(from)));
-}
 
 /* After the wait, and after loads that the thread can ask for before it knows the epoch. */
 __device__ inline struct exchange enter(const struct phx_fused &f)
@@ -347,14 +331,6 @@ __global__ void mark(struct phx_fused_state *state, struct phx_fused_host *host,
 
 template <int N> using constant = std::integral_constant<int, N>;
 
-template <typename F> static enum phx_status with_type(enum phx_dtype dtype, F f)
-{
-    if (dtype == PHX_F16) return f(__half());
-    if (dtype == PHX_BF16) return f(__nv_bfloat16());
-    PHX_ASSERT(dtype == PHX_F32);
-    return f(float());
-}
-
 /* With the most ranks of the kernel to take. */
 template <typename F> static enum phx_status with_ranks(int n_ranks, F f)
 {
@@ -375,16 +351,8 @@ static enum phx_status launch(const struct phx_fused *f, cudaStream_t stream, co
                               int64_t blocks, int64_t threads, void (*kernel)(Parameters...),
                               const Arguments &...arguments)
 {
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)blocks);
-    config.blockDim = dim3((unsigned)threads);
-    config.stream = stream;
-    config.attrs = &early;
-    config.numAttrs = f->starts_early ? 1 : 0;
-    return phx_cuda_status(cudaLaunchKernelEx(&config, kernel, arguments...), name);
+    return launch_on(stream, f->starts_early, name, {dim3((unsigned)blocks), (unsigned)threads},
+                     kernel, arguments...);
 }
 
 template <typename... Parameters>
@@ -409,10 +377,10 @@ extern "C" enum phx_status phx_fused_load(int n_ranks, bool *out_starts_early)
     PHX_TRY(load(mark, &attributes));
     PHX_TRY(with_ranks(n_ranks, [&](auto ranks) {
         PHX_TRY(load_sums(float(), ranks, &attributes));
-        PHX_TRY(load_sums(__half(), ranks, &attributes));
-        return load_sums(__nv_bfloat16(), ranks, &attributes);
+        PHX_TRY(load_sums(phx_f16(), ranks, &attributes));
+        return load_sums(phx_bf16(), ranks, &attributes);
     }));
-    *out_starts_early = attributes.ptxVersion >= 90; /* code for older GPUs does not wait */
+    *out_starts_early = attributes.ptxVersion >= PHX_CUDA_EARLY_START;
     return PHX_OK;
 }
 
@@ -425,11 +393,6 @@ extern "C" enum phx_status phx_fused_mark(const struct phx_fused *fused, cudaStr
 static int64_t min64(int64_t a, int64_t b)
 {
     return a < b ? a : b;
-}
-
-static int64_t ceil_div(int64_t n, int64_t by)
-{
-    return (n + by - 1) / by;
 }
 
 static bool at_multiples(const void *address, int64_t pitch, int64_t bytes)

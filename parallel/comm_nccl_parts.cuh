@@ -3,37 +3,10 @@
 #ifndef PHX_PARALLEL_COMM_NCCL_PARTS_CUH
 #define PHX_PARALLEL_COMM_NCCL_PARTS_CUH
 
-#include <nccl.h> /* brings cuda_fp16.h and cuda_bf16.h */
 #include <stdint.h>
 
+#include "kernels/cuda/elements.cuh"
 #include "parallel/comm_nccl_lines.h"
-
-__device__ inline float to_f32(float x)
-{
-    return x;
-}
-__device__ inline float to_f32(__half x)
-{
-    return __half2float(x);
-}
-__device__ inline float to_f32(__nv_bfloat16 x)
-{
-    return __bfloat162float(x);
-}
-
-template <typename T> __device__ inline T from_f32(float x);
-template <> __device__ inline float from_f32<float>(float x)
-{
-    return x;
-}
-template <> __device__ inline __half from_f32<__half>(float x)
-{
-    return __float2half_rn(x);
-}
-template <> __device__ inline __nv_bfloat16 from_f32<__nv_bfloat16>(float x)
-{
-    return __float2bfloat16_rn(x);
-}
 
 /// The data of a line.
 template <typename T> struct alignas(PHX_LINE_DATA_BYTES) part {

@@ -13,14 +13,17 @@ enum { GRAIN = 8 };
 struct phx_shard_plan {
     int size, rank;
     int64_t hidden, vocab;
+    bool expert_parallel;
     int32_t n_layers;
     struct phx_layer_shape layers[]; /* [n_layers] */
 };
 
 static const char *const dim_names[PHX_DIM_COUNT] = {
-    [PHX_DIM_ONE] = "one",     [PHX_DIM_HIDDEN] = "hidden", [PHX_DIM_HEAD] = "head",
-    [PHX_DIM_Q] = "q",         [PHX_DIM_KV] = "kv",         [PHX_DIM_FFN] = "ffn",
-    [PHX_DIM_VOCAB] = "vocab",
+    [PHX_DIM_ONE] = "one",         [PHX_DIM_HIDDEN] = "hidden",
+    [PHX_DIM_HEAD] = "head",       [PHX_DIM_Q] = "q",
+    [PHX_DIM_KV] = "kv",           [PHX_DIM_FFN] = "ffn",
+    [PHX_DIM_VOCAB] = "vocab",     [PHX_DIM_EXPERTS] = "experts",
+    [PHX_DIM_MOE_FFN] = "moe_ffn", [PHX_DIM_SHARED_FFN] = "shared_ffn",
 };
 
 const char *phx_dim_name(enum phx_dim dim)
@@ -73,7 +76,12 @@ static enum phx_status check_shape(const struct phx_model_shape *shape)
         PHX_TRY(check_dimension(layer->n_heads, "the number of query heads", l));
         PHX_TRY(check_dimension(layer->n_kv_heads, "the number of KV heads", l));
         PHX_TRY(check_dimension(layer->head_dim, "the head size", l));
-        PHX_TRY(check_dimension(layer->ffn, "the number of feed-forward columns", l));
+        if (layer->n_experts != 0) {
+            PHX_TRY(check_dimension(layer->n_experts, "the number of experts", l));
+            PHX_TRY(check_dimension(layer->moe_ffn, "the number of columns of an expert", l));
+        } else {
+            PHX_TRY(check_dimension(layer->ffn, "the number of feed-forward columns", l));
+        }
         if (layer->n_heads % layer->n_kv_heads != 0)
             return phx_fail(PHX_BAD_DATA,
                             "%d query heads of layer %d cannot read %d KV heads in equal groups: "
@@ -93,37 +101,73 @@ static bool heads_vary(const struct phx_model_shape *shape)
     return false;
 }
 
+/* What ranks share, of the layer that has least of it. */
+struct scarce {
+    const char *what;
+    int64_t length, grain;
+};
+
+static int64_t shares_of(const struct scarce *s)
+{
+    return s->length == 0 ? INT64_MAX : (s->length + s->grain - 1) / s->grain;
+}
+
+/* 0 is none of it, not little. */
+static void take_least(struct scarce *s, int64_t length)
+{
+    if (length != 0 && (s->length == 0 || length < s->length)) s->length = length;
+}
+
+static enum phx_status refuse_heads(const struct phx_model_shape *shape, int size, int32_t layer,
+                                    const char *choices)
+{
+    const struct phx_layer_shape *heads = &shape->layers[layer];
+    char which[32] = "";
+    if (heads_vary(shape)) snprintf(which, sizeof which, " of layer %d", layer);
+    return phx_fail(
+        PHX_USAGE,
+        "%d ranks cannot share %d KV head%s%s (%d query head%s in groups of %d): run with %s", size,
+        heads->n_kv_heads, heads->n_kv_heads == 1 ? "" : "s", which, heads->n_heads,
+        heads->n_heads == 1 ? "" : "s", heads->n_heads / heads->n_kv_heads, choices);
+}
+
+static enum phx_status refuse_scarce(const struct scarce *s, int size, const char *choices)
+{
+    char grains[32] = "";
+    if (s->grain > 1) snprintf(grains, sizeof grains, " in grains of %d", (int)s->grain);
+    return phx_fail(PHX_USAGE, "%d ranks cannot share %lld %s%s: run with %s", size,
+                    (long long)s->length, s->what, grains, choices);
+}
+
 /* Every rank must own something of everything. */
 static enum phx_status check_size(const struct phx_model_shape *shape, int size)
 {
-    const struct phx_layer_shape *heads = &shape->layers[0]; /* the layer with fewest KV heads */
-    const struct phx_layer_shape *ffn = &shape->layers[0];   /* ... fewest columns */
-    for (int32_t l = 1; l < shape->n_layers; l++) {
-        if (shape->layers[l].n_kv_heads < heads->n_kv_heads) heads = &shape->layers[l];
-        if (shape->layers[l].ffn < ffn->ffn) ffn = &shape->layers[l];
+    int32_t fewest = 0; /* the layer with fewest KV heads */
+    struct scarce all[] = {{"feed-forward columns", 0, GRAIN},
+                           {"columns of each expert", 0, GRAIN},
+                           {"columns of the shared expert", 0, GRAIN},
+                           {"experts", 0, 1},
+                           {"tokens of the vocabulary", shape->vocab, GRAIN}};
+    const size_t n = sizeof all / sizeof *all;
+    for (int32_t l = 0; l < shape->n_layers; l++) {
+        const struct phx_layer_shape *layer = &shape->layers[l];
+        if (layer->n_kv_heads < shape->layers[fewest].n_kv_heads) fewest = l;
+        take_least(&all[0], layer->ffn);
+        take_least(&all[1], shape->expert_parallel ? 0 : layer->moe_ffn);
+        take_least(&all[2], layer->shared_ffn);
+        take_least(&all[3], shape->expert_parallel ? layer->n_experts : 0);
     }
-    int64_t ffn_grains = (ffn->ffn + GRAIN - 1) / GRAIN;
-    int64_t vocab_grains = (shape->vocab + GRAIN - 1) / GRAIN;
-    int64_t most = heads->n_kv_heads;
-    if (ffn_grains < most) most = ffn_grains;
-    if (vocab_grains < most) most = vocab_grains;
+    int64_t most = shape->layers[fewest].n_kv_heads;
+    for (size_t i = 0; i < n; i++)
+        if (shares_of(&all[i]) < most) most = shares_of(&all[i]);
     if (size <= most) return PHX_OK;
 
-    char choices[64], which[32] = "";
+    char choices[64];
     write_choices(choices, sizeof choices, most);
-    if (heads_vary(shape))
-        snprintf(which, sizeof which, " of layer %d", (int)(heads - shape->layers));
-    if (size > heads->n_kv_heads)
-        return phx_fail(
-            PHX_USAGE,
-            "%d ranks cannot share %d KV head%s%s (%d query head%s in groups of %d): run with %s",
-            size, heads->n_kv_heads, heads->n_kv_heads == 1 ? "" : "s", which, heads->n_heads,
-            heads->n_heads == 1 ? "" : "s", heads->n_heads / heads->n_kv_heads, choices);
-    bool few_columns = size > ffn_grains;
-    return phx_fail(PHX_USAGE, "%d ranks cannot share %lld %s in grains of %d: run with %s", size,
-                    (long long)(few_columns ? ffn->ffn : shape->vocab),
-                    few_columns ? "feed-forward columns" : "tokens of the vocabulary", GRAIN,
-                    choices);
+    if (size > shape->layers[fewest].n_kv_heads) return refuse_heads(shape, size, fewest, choices);
+    size_t i = 0;
+    while (size <= shares_of(&all[i])) i++;
+    return refuse_scarce(&all[i], size, choices);
 }
 
 enum phx_status phx_shard_plan_create(const struct phx_model_shape *shape, int size, int rank,
@@ -140,6 +184,7 @@ enum phx_status phx_shard_plan_create(const struct phx_model_shape *shape, int s
     plan->rank = rank;
     plan->hidden = shape->hidden;
     plan->vocab = shape->vocab;
+    plan->expert_parallel = shape->expert_parallel;
     plan->n_layers = shape->n_layers;
     memcpy(plan->layers, shape->layers, layers_bytes);
     *out = plan;
@@ -184,6 +229,12 @@ int64_t phx_shard_plan_full(const struct phx_shard_plan *plan, int32_t layer, en
         return layer_of(plan, layer)->ffn;
     case PHX_DIM_VOCAB:
         return plan->vocab;
+    case PHX_DIM_EXPERTS:
+        return layer_of(plan, layer)->n_experts;
+    case PHX_DIM_MOE_FFN:
+        return layer_of(plan, layer)->moe_ffn;
+    case PHX_DIM_SHARED_FFN:
+        return layer_of(plan, layer)->shared_ffn;
     case PHX_DIM_COUNT:
         break;
     }
@@ -194,7 +245,9 @@ int64_t phx_shard_plan_full(const struct phx_shard_plan *plan, int32_t layer, en
 bool phx_shard_plan_is_cut(const struct phx_shard_plan *plan, enum phx_dim dim)
 {
     if (plan->size == 1) return false;
-    return dim == PHX_DIM_Q || dim == PHX_DIM_KV || dim == PHX_DIM_FFN || dim == PHX_DIM_VOCAB;
+    if (dim == PHX_DIM_MOE_FFN) return !plan->expert_parallel;
+    return dim == PHX_DIM_Q || dim == PHX_DIM_KV || dim == PHX_DIM_FFN || dim == PHX_DIM_VOCAB ||
+           dim == PHX_DIM_SHARED_FFN;
 }
 
 static struct phx_interval scaled(struct phx_interval interval, int64_t factor)
@@ -229,10 +282,23 @@ struct phx_interval phx_shard_plan_interval(const struct phx_shard_plan *plan, i
         return scaled(phx_shard_plan_q_heads(plan, rank, layer), layer_of(plan, layer)->head_dim);
     case PHX_DIM_KV:
         return scaled(phx_shard_plan_kv_heads(plan, rank, layer), layer_of(plan, layer)->head_dim);
+    case PHX_DIM_MOE_FFN:
+        if (plan->expert_parallel) return (struct phx_interval){0, full};
+        return phx_interval_share(full, GRAIN, plan->size, rank);
     case PHX_DIM_FFN:
+    case PHX_DIM_SHARED_FFN:
     case PHX_DIM_VOCAB:
         return phx_interval_share(full, GRAIN, plan->size, rank);
     default:
         return (struct phx_interval){0, full};
     }
+}
+
+struct phx_interval phx_shard_plan_experts(const struct phx_shard_plan *plan, int rank,
+                                           int32_t layer)
+{
+    PHX_ASSERT(rank >= 0 && rank < plan->size);
+    int64_t n_experts = layer_of(plan, layer)->n_experts;
+    if (!plan->expert_parallel) return (struct phx_interval){0, n_experts};
+    return phx_interval_share(n_experts, 1, plan->size, rank);
 }

@@ -5,6 +5,9 @@
 /// of T owns KV heads [k0, k1) and the query heads [k0 G, k1 G): whole groups, contiguous, in
 /// order; the first K mod T ranks own one group more. Feed-forward columns and the vocabulary are
 /// cut in grains of 8, evenly to one grain, independent of the heads.
+///
+/// Experts are cut like the feed-forward columns, each of them over all ranks; or, with
+/// expert_parallel, they stay whole and ranks own contiguous runs of them, evenly to one expert.
 #ifndef PHX_PARALLEL_SHARD_PLAN_H
 #define PHX_PARALLEL_SHARD_PLAN_H
 
@@ -22,6 +25,9 @@ enum phx_dim {
     PHX_DIM_KV,
     PHX_DIM_FFN,
     PHX_DIM_VOCAB,
+    PHX_DIM_EXPERTS,    ///< one row an expert: the router's; never cut
+    PHX_DIM_MOE_FFN,    ///< columns of each expert
+    PHX_DIM_SHARED_FFN, ///< columns of what all rows go through beside their experts
     PHX_DIM_COUNT
 };
 
@@ -45,7 +51,10 @@ struct phx_layer_shape {
     int32_t n_heads;    ///< H
     int32_t n_kv_heads; ///< K
     int32_t head_dim;   ///< D
-    int64_t ffn;        ///< feed-forward columns
+    int64_t ffn;        ///< feed-forward columns; 0 where there are experts
+    int32_t n_experts;  ///< 0: none
+    int64_t moe_ffn;    ///< columns of each expert
+    int64_t shared_ffn; ///< 0: there is no shared expert
 };
 
 struct phx_model_shape {
@@ -53,14 +62,15 @@ struct phx_model_shape {
     int64_t vocab;
     int32_t n_layers;
     const struct phx_layer_shape *layers; ///< [n_layers]
+    bool expert_parallel;                 ///< ranks own experts, not a part of each
 };
 
 struct phx_shard_plan;
 
 /// Copies what it needs of `shape`. Refuses, in one sentence that names the dimension, the numbers
 /// and what would work: size above K of some layer, or above the number of feed-forward or
-/// vocabulary grains, so that a rank would own none (PHX_USAGE); H not a multiple of K, a
-/// dimension < 1 (PHX_BAD_DATA).
+/// vocabulary grains, or of experts where those are divided, so that a rank would own none
+/// (PHX_USAGE); H not a multiple of K, a dimension < 1 (PHX_BAD_DATA).
 enum phx_status phx_shard_plan_create(const struct phx_model_shape *shape, int size, int rank,
                                       struct phx_shard_plan **out);
 void phx_shard_plan_destroy(struct phx_shard_plan *plan);
@@ -82,6 +92,10 @@ bool phx_shard_plan_is_cut(const struct phx_shard_plan *plan, enum phx_dim dim);
 struct phx_interval phx_shard_plan_kv_heads(const struct phx_shard_plan *plan, int rank,
                                             int32_t layer);
 struct phx_interval phx_shard_plan_q_heads(const struct phx_shard_plan *plan, int rank,
+                                           int32_t layer);
+
+/// Which experts' weights `rank` holds, whole or a part of each.
+struct phx_interval phx_shard_plan_experts(const struct phx_shard_plan *plan, int rank,
                                            int32_t layer);
 
 #endif

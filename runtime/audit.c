@@ -17,7 +17,7 @@ enum {
 static int32_t prompt_length(const struct phx_config *config, int32_t n_prompt)
 {
     int64_t n = n_prompt > MIN_PROMPT ? n_prompt : MIN_PROMPT;
-    int64_t room = config->max_positions - PHX_AUDIT_NEW;
+    int64_t room = config->context - PHX_AUDIT_NEW;
     return (int32_t)(n < room ? n : room);
 }
 
@@ -163,11 +163,21 @@ const struct phx_audit_check *phx_audit_checks(const struct phx_audit *audit)
     return audit->checks;
 }
 
+/* The layer of a failure; after all layers what is of none. */
+static int32_t depth(const struct phx_audit_check *check)
+{
+    return check->place.layer < 0 ? INT32_MAX : check->place.layer;
+}
+
 const struct phx_audit_check *phx_audit_first_failure(const struct phx_audit *audit)
 {
-    for (int i = 0; i < PHX_CHECK_COUNT; i++)
-        if (!audit->checks[i].passed) return &audit->checks[i];
-    return NULL;
+    /* A layer that is wrong may hand NaNs to the next ones, where everything fails then. */
+    const struct phx_audit_check *first = NULL;
+    for (int i = 0; i < PHX_CHECK_COUNT; i++) {
+        const struct phx_audit_check *c = &audit->checks[i];
+        if (!c->passed && (first == NULL || depth(c) < depth(first))) first = c;
+    }
+    return first;
 }
 
 void phx_audit_lengths(const struct phx_audit *audit, int32_t *out_prompt, int32_t *out_all)

@@ -24,18 +24,20 @@ static const struct {
     [PHX_CHECK_V_PROJECTION] = {"v projection", 0, "v = W_v x + b_v, as it lies in the cache",
                                 "orientation and rows of v_proj and its bias: runtime/weights.c, "
                                 "runtime/loader.c; the append in the backend's rope"},
-    [PHX_CHECK_Q_ROPE] = {"q norm and rope", 0,
-                          "RMS norm per head, then (i, i + D/2) rotated by position * frequency",
-                          "the backend's rope; positions in runtime/batch.c; frequencies in "
-                          "runtime/rope_config.c"},
-    [PHX_CHECK_K_ROPE] = {"k norm and rope", 0,
-                          "RMS norm per head, then (i, i + D/2) rotated by position * frequency",
-                          "the backend's rope and its append to the page"},
+    [PHX_CHECK_Q_ROPE] =
+        {"q norm and rope", 0,
+         "RMS norm per head or over all, then (i, i + R/2) rotated by position * frequency",
+         "the backend's rope; positions in runtime/batch.c; frequencies in "
+         "runtime/rope_config.c"},
+    [PHX_CHECK_K_ROPE] =
+        {"k norm and rope", 0,
+         "RMS norm per head or over all, then (i, i + R/2) rotated by position * frequency",
+         "the backend's rope and its append to the page"},
     [PHX_CHECK_POINTERS] = {"pointers", 3,
                             "K at ((page * num_kv_heads + kv_head) * 64 + token) * head_dim",
                             "addresses and strides in the backend's attention and append; the "
                             "block table in runtime/batch.c"},
-    [PHX_CHECK_SCALE] = {"score scale", 0, "1 / sqrt(head_dim)",
+    [PHX_CHECK_SCALE] = {"score scale", 0, "1 / sqrt(head_dim), or what config.json says",
                          "attention_scale in runtime/config.c and in the backend's attention"},
     [PHX_CHECK_SCORES] = {"scores", 4, "scores = scale * q . K[q_head / group_size], no other's",
                           "the products of q and K in the backend's attention"},
@@ -49,9 +51,11 @@ static const struct {
     [PHX_CHECK_O_SLICE] = {"o slice", 0, "partial = W_o[:, own columns] out (+ bias on rank 0)",
                            "orientation and columns of o_proj: runtime/weights.c, "
                            "runtime/loader.c"},
-    [PHX_CHECK_O_SUM] = {"o sum", 0, "residual + W_o out + b_o, the bias added once",
-                         "the sum over ranks: parallel/comm_*; first_rank_only in "
-                         "runtime/weights.c"},
+    [PHX_CHECK_O_SUM] =
+        {"o sum", 0,
+         "residual + W_o out + b_o, scaled or normed where the model does; the bias once",
+         "the sum over ranks: parallel/comm_*; first_rank_only in "
+         "runtime/weights.c"},
     [PHX_CHECK_LM_HEAD] = {"lm_head", 0, "logits = W x, rows of this rank's part of the vocabulary",
                            "rows, orientation and tie of lm_head: runtime/weights.c, "
                            "runtime/loader.c"},

@@ -77,6 +77,22 @@ static int64_t row_at(const struct phx_judge *j, const struct phx_judge_row *row
     return row - j->rows;
 }
 
+/* Of all heads of q or k as all ranks projected them; NaN if some were not seen. */
+static double squares_of(const struct phx_judge *j, const struct phx_judge_row *row, bool keys)
+{
+    double sum = 0;
+    for (int r = 0; r < j->n_ranks; r++) {
+        const struct phx_seen_cache *cache = phx_judge_cache(j, r);
+        const int64_t q = phx_interval_length(cache->q_heads) * j->dim;
+        const int64_t k = phx_interval_length(cache->kv_heads) * j->dim;
+        const float *qkv = phx_judge_seen(j, r, PHX_POINT_QKV, row, -1);
+        if (qkv == NULL) return NAN;
+        const float *x = keys ? qkv + q : qkv;
+        for (int64_t i = 0; i < (keys ? k : q); i++) sum += (double)x[i] * (double)x[i];
+    }
+    return sum;
+}
+
 void phx_judge_inputs(struct phx_judge *j, const struct phx_judge_row *row, int rank)
 {
     const struct phx_seen_cache *cache = phx_judge_cache(j, rank);
@@ -104,7 +120,9 @@ void phx_judge_inputs(struct phx_judge *j, const struct phx_judge_row *row, int 
     /* Rotation is judged by what was projected, right or wrong. */
     double *rotated = j->scratch;
     phx_judge_doubles(qkv, own_q * j->dim, rotated);
-    phx_reference_rotate(j->r, PHX_REF_Q, j->layer, 1, &row->position, own_q, rotated);
+    const double q_squares = squares_of(j, row, false), k_squares = squares_of(j, row, true);
+    phx_reference_rotate(j->r, PHX_REF_Q, j->layer, 1, &row->position, cache->q_heads, &q_squares,
+                         rotated);
     for (int64_t h = 0; h < own_q; h++) {
         double error = phx_judge_error(live_q + h * j->dim, rotated + h * j->dim, j->dim,
                                        phx_judge_largest(rotated, own_q * j->dim));
@@ -113,7 +131,8 @@ void phx_judge_inputs(struct phx_judge *j, const struct phx_judge_row *row, int 
                        "the rotated query is off by %.3g of the largest", error);
     }
     phx_judge_doubles(qkv_k, own_kv * j->dim, rotated);
-    phx_reference_rotate(j->r, PHX_REF_K, j->layer, 1, &row->position, own_kv, rotated);
+    phx_reference_rotate(j->r, PHX_REF_K, j->layer, 1, &row->position, cache->kv_heads, &k_squares,
+                         rotated);
     for (int64_t h = 0; h < own_kv; h++) {
         double error = phx_judge_error(k + h * j->dim, rotated + h * j->dim, j->dim,
                                        phx_judge_largest(rotated, own_kv * j->dim));
@@ -148,7 +167,7 @@ static double block_error(const struct phx_judge *j, const struct phx_judge_row 
         const double *own =
             truth + ((j->first[row->text] + b * PAGE + key) * j->kv_heads + kv_head) * j->dim;
         double off = phx_judge_error(block + key * j->dim, own, j->dim, sizes->largest[kv_head]);
-        if (!(off <= worst)) worst = off;
+        worst = phx_judge_worse(worst, off);
     }
     return worst;
 }
@@ -251,11 +270,11 @@ static void judge_scale(struct phx_judge *j, const struct phx_judge_row *row, in
         return; /* it is something else */
     struct phx_audit_check *check = phx_judge_check(j, PHX_CHECK_SCALE);
     const double error = fabs(factor - 1);
-    if (check->passed) check->seen = factor / sqrt((double)j->dim);
+    if (check->passed) check->seen = factor * phx_judge_scale(j);
     phx_judge_note(j, PHX_CHECK_SCALE, phx_judge_good(j, error), error,
                    phx_judge_place(j, rank, q, q / j->group, row),
-                   "q . k is multiplied by %.7g, expected %.7g", factor / sqrt((double)j->dim),
-                   1 / sqrt((double)j->dim));
+                   "q . k is multiplied by %.7g, expected %.7g", factor * phx_judge_scale(j),
+                   phx_judge_scale(j));
 }
 
 static int64_t first_visible(const struct phx_judge *j, const struct phx_judge_row *row)
@@ -277,10 +296,10 @@ static void judge_scores(struct phx_judge *j, const struct phx_judge_row *row, i
     const double scale = sqrt(squares / (double)j->dim) * j->k_sizes.longest[wanted];
     for (int64_t kv = 0; kv < j->kv_heads; kv++) {
         phx_reference_scores(query, of_text(j, row, j->k, kv), j->kv_heads * j->dim, n, j->dim,
-                             1 / sqrt((double)j->dim), truth);
+                             phx_judge_scale(j), truth);
         double error = phx_judge_error(live + first, truth + first, n - first, scale);
         double *distance = &j->distance[q * j->kv_heads + kv];
-        if (!(error <= *distance)) *distance = error;
+        *distance = phx_judge_worse(*distance, error);
         if (kv != wanted) continue;
         phx_judge_note(j, PHX_CHECK_SCORES, phx_judge_good(j, error), error,
                        phx_judge_place(j, rank, q, wanted, row),
@@ -300,12 +319,13 @@ static void judge_values(struct phx_judge *j, const struct phx_judge_row *row, i
     double *distances = j->distance + j->heads * j->kv_heads;
     const double scale = j->v_sizes.longest[wanted];
     phx_judge_doubles(scores, row->position + 1, own);
+    phx_reference_cap((double)j->config->attention_soft_cap, row->position + 1, own);
     for (int64_t kv = 0; kv < j->kv_heads; kv++) {
         phx_reference_attend(own, of_text(j, row, j->v_proj, kv), j->kv_heads * j->dim, j->dim,
                              row->position, j->config->layers[j->layer].window, out);
         double error = phx_judge_error(attended + local * j->dim, out, j->dim, scale);
         double *distance = &distances[q * j->kv_heads + kv];
-        if (!(error <= *distance)) *distance = error;
+        *distance = phx_judge_worse(*distance, error);
         if (kv == wanted)
             phx_judge_note(j, PHX_CHECK_VALUES, phx_judge_good(j, error), error,
                            phx_judge_place(j, rank, q, wanted, row),
@@ -335,9 +355,11 @@ static void judge_weights(struct phx_judge *j, const struct phx_judge_row *row, 
                            "key %lld has weight %.3g", (long long)i, weight);
             if (weight == 0) continue;
         } else {
-            double wanted = exp((double)scores[i] - (double)maxima[i]);
+            double score = (double)scores[i];
+            phx_reference_cap((double)j->config->attention_soft_cap, 1, &score);
+            double wanted = exp(score - (double)maxima[i]);
             double off = fabs((double)weights[i] - wanted);
-            if (!(off <= worst)) worst = off;
+            worst = phx_judge_worse(worst, off);
         }
         sum += (double)weights[i] * exp((double)maxima[i] - (double)sums[0]);
     }

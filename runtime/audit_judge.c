@@ -10,6 +10,12 @@
 
 /* ---- gate 1, and who owns what ---- */
 
+double phx_judge_scale(const struct phx_judge *j)
+{
+    const double multiplier = j->config->attention_multiplier;
+    return multiplier != 0 ? multiplier : 1 / sqrt((double)j->dim);
+}
+
 static void judge_used(struct phx_judge *j, int rank, int32_t step)
 {
     const struct phx_seen_cache *cache = phx_judge_cache(j, rank);
@@ -28,11 +34,12 @@ static void judge_used(struct phx_judge *j, int rank, int32_t step)
         "rank's part of the config is %lld, %lld, %lld, %lld, %d",
         u->n_heads, u->n_kv_heads, u->group, u->head_dim, u->window, (long long)q, (long long)kv,
         (long long)j->group, (long long)j->dim, window);
-    double wanted = 1 / sqrt((double)j->dim), error = fabs((double)u->scale - wanted) / wanted;
-    phx_judge_note(j, PHX_CHECK_SCALE, error <= 1e-6 && u->soft_cap == 0, error,
+    double wanted = phx_judge_scale(j), error = fabs((double)u->scale - wanted) / wanted;
+    const float cap = j->config->attention_soft_cap;
+    phx_judge_note(j, PHX_CHECK_SCALE, error <= 1e-6 && u->soft_cap == cap, error,
                    phx_judge_place(j, rank, -1, -1, NULL),
-                   "the kernel used scale %.9g and soft cap %g, expected %.9g and none",
-                   (double)u->scale, (double)u->soft_cap, wanted);
+                   "the kernel used scale %.9g and soft cap %g, expected %.9g and %g (0: none)",
+                   (double)u->scale, (double)u->soft_cap, wanted, (double)cap);
 }
 
 static void judge_owners(struct phx_judge *j, int64_t n, bool queries)
@@ -81,7 +88,7 @@ static bool are_twins(const struct phx_judge *j, const double *truth, int64_t a,
     for (int64_t i = 0; i < j->n_all; i++) {
         for (int64_t d = 0; d < j->dim; d++) {
             const double x = truth[(i * j->kv_heads + a) * j->dim + d];
-            most = fmax(most, fabs(x - truth[(i * j->kv_heads + b) * j->dim + d]));
+            most = phx_judge_worse(most, fabs(x - truth[(i * j->kv_heads + b) * j->dim + d]));
             scale = fmax(scale, fabs(x));
         }
     }
@@ -126,6 +133,7 @@ static void judge_o(struct phx_judge *j, const struct phx_judge_row *row)
         for (int64_t i = 0; i < hidden; i++) {
             sum[i] += part[i];
             if (r == 0) part[i] += bias[i];
+            part[i] *= (double)j->config->residual_scale;
         }
         double error = phx_judge_error(live, part, hidden, phx_judge_largest(part, hidden));
         phx_judge_note(j, PHX_CHECK_O_SLICE, phx_judge_good(j, error), error,
@@ -134,6 +142,8 @@ static void judge_o(struct phx_judge *j, const struct phx_judge_row *row)
                        (long long)cols.begin, (long long)cols.end - 1,
                        r == 0 ? " and the bias" : "", error);
     }
+    for (int64_t i = 0; i < hidden; i++) sum[i] *= (double)j->config->residual_scale;
+    phx_reference_norm(j->r, PHX_REF_ATTN_POST_NORM, j->layer, 1, sum, sum);
     const float *before = phx_judge_seen(j, 0, PHX_POINT_RESIDUAL, row, -1);
     for (int r = 0; r < j->n_ranks; r++) {
         const float *after = phx_judge_seen(j, r, PHX_POINT_MID_RESIDUAL, row, -1);
@@ -160,6 +170,8 @@ static void judge_head(struct phx_judge *j, const struct phx_judge_row *row)
         phx_judge_doubles(norm, hidden, x);
         phx_reference_product(j->r, PHX_REF_LM_HEAD, 0, own, all, 1, x, truth);
         const int64_t n = phx_interval_length(own);
+        for (int64_t i = 0; i < n; i++) truth[i] *= (double)j->config->logits_scale;
+        phx_reference_cap((double)j->config->logits_soft_cap, n, truth);
         double error = phx_judge_error(logits, truth, n, phx_judge_largest(truth, n));
         struct phx_audit_place place = phx_judge_place(j, r, -1, -1, row);
         place.layer = -1;
@@ -176,6 +188,7 @@ static void judge_embedding(struct phx_judge *j, const struct phx_judge_row *row
     const int64_t hidden = j->config->hidden;
     const int32_t id = j->a->texts[row->text].request->ids[row->position];
     phx_reference_row(j->r, PHX_REF_EMBED, 0, id, j->scratch);
+    for (int64_t i = 0; i < hidden; i++) j->scratch[i] *= (double)j->config->embed_scale;
     for (int r = 0; r < j->n_ranks; r++) {
         const float *live = phx_judge_seen(j, r, PHX_POINT_RESIDUAL, row, -1);
         if (live == NULL) continue;
@@ -222,7 +235,8 @@ static bool recompute(struct phx_judge *j)
     phx_reference_linear(j->r, PHX_REF_K, j->layer, j->n_all, j->x, j->k_proj);
     phx_reference_linear(j->r, PHX_REF_V, j->layer, j->n_all, j->x, j->v_proj);
     memcpy(j->k, j->k_proj, sizeof *j->k * (size_t)(j->n_all * j->kv_heads * j->dim));
-    phx_reference_rotate(j->r, PHX_REF_K, j->layer, j->n_all, j->positions, j->kv_heads, j->k);
+    const struct phx_interval all_kv = {0, j->kv_heads};
+    phx_reference_rotate(j->r, PHX_REF_K, j->layer, j->n_all, j->positions, all_kv, NULL, j->k);
     double *x = j->scratch; /* the audited rows of j->x */
     for (int i = 0; i < j->n_rows; i++)
         memcpy(x + i * hidden, j->x + j->rows[i].index * hidden, sizeof *x * (size_t)hidden);

@@ -63,10 +63,15 @@ const float *phx_judge_seen(const struct phx_judge *judge, int rank, int what,
                             const struct phx_judge_row *row, int32_t head);
 const struct phx_seen_cache *phx_judge_cache(const struct phx_judge *judge, int rank);
 
+/// The larger of two errors; NaN is the worst of all.
+double phx_judge_worse(double a, double b);
 double phx_judge_largest(const double *x, int64_t n);
 /// The largest difference as a part of `scale` (0: as it is); NaN if there is one.
 double phx_judge_error(const float *live, const double *truth, int64_t n, double scale);
 void phx_judge_doubles(const float *from, int64_t n, double *to);
+
+/// What q . k is to be multiplied by: 1 / sqrt(D), or what the file has instead.
+double phx_judge_scale(const struct phx_judge *judge);
 
 /// Projections, norms, rotation and what was appended, of a row on a rank.
 void phx_judge_inputs(struct phx_judge *judge, const struct phx_judge_row *row, int rank);

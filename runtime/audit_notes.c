@@ -16,7 +16,7 @@ void phx_judge_note(struct phx_judge *j, enum phx_audit_check_id id, bool passed
 {
     struct phx_audit_check *check = phx_judge_check(j, id);
     check->n++;
-    if (!(error <= check->worst)) check->worst = error;
+    check->worst = phx_judge_worse(check->worst, error);
     if (passed || !check->passed) return;
     check->passed = false;
     check->place = place;
@@ -54,6 +54,11 @@ const struct phx_seen_cache *phx_judge_cache(const struct phx_judge *j, int rank
     return phx_capture_cache(j->a->capture, rank, j->layer);
 }
 
+double phx_judge_worse(double a, double b)
+{
+    return isnan(a) || a >= b ? a : b;
+}
+
 double phx_judge_largest(const double *x, int64_t n)
 {
     double most = 0;
@@ -61,14 +66,10 @@ double phx_judge_largest(const double *x, int64_t n)
     return most;
 }
 
-/* The largest difference as a part of `scale`; NaN is never small. */
 double phx_judge_error(const float *live, const double *truth, int64_t n, double scale)
 {
     double most = 0;
-    for (int64_t i = 0; i < n; i++) {
-        double difference = fabs((double)live[i] - truth[i]);
-        if (!(difference <= most)) most = difference;
-    }
+    for (int64_t i = 0; i < n; i++) most = phx_judge_worse(most, fabs((double)live[i] - truth[i]));
     return scale > 0 ? most / scale : most;
 }
 

@@ -25,7 +25,6 @@ enum section {
 struct phx_batch {
     struct phx_scheduler_limits limits;
     int64_t vocab_begin;
-    struct phx_device *device;
     bool pads;                       /* steps that only decode */
     size_t begin[SECTION_COUNT + 1]; /* elements */
     int32_t *host;                   /* the sections */
@@ -93,18 +92,17 @@ enum phx_status phx_batch_create(struct phx_device *device,
     enum phx_status status = PHX_OK;
     b->limits = *limits;
     b->vocab_begin = vocab.begin;
-    b->device = device;
     b->pads = pads;
     sections(limits, b->begin);
     size_t inputs_bytes = b->begin[SECTION_COUNT] * sizeof(int32_t);
     size_t tables_bytes = lay_out(limits, phx_interval_length(vocab), NULL, b);
-    PHX_TRY_GOTO(phx_host_alloc(device, inputs_bytes, (void **)&b->host), fail);
     PHX_TRY_GOTO(phx_buffer_create(device, inputs_bytes, &b->inputs), fail);
     PHX_TRY_GOTO(phx_buffer_create(device, tables_bytes, &b->tables), fail);
     lay_out(limits, phx_interval_length(vocab), b->tables, b);
     size_t entries = (size_t)(b->block_table.rows * b->block_table.cols);
+    b->host = calloc(1, inputs_bytes);
     b->host_table = malloc(entries * sizeof *b->host_table);
-    if (b->host_table == NULL) {
+    if (b->host == NULL || b->host_table == NULL) {
         status = phx_fail(PHX_OUT_OF_MEMORY, "no memory for the batch's tables");
         goto fail;
     }
@@ -119,9 +117,9 @@ fail:
 void phx_batch_destroy(struct phx_batch *batch)
 {
     if (batch == NULL) return;
-    if (batch->host != NULL) phx_host_free(batch->device, batch->host);
     phx_buffer_destroy(batch->inputs);
     phx_buffer_destroy(batch->tables);
+    free(batch->host);
     free(batch->host_table);
     free(batch);
 }

@@ -53,6 +53,7 @@ static void to_floats(enum phx_dtype dtype, const void *from, int64_t n, float *
     if (dtype == PHX_F32) memcpy(to, from, sizeof *to * (size_t)n);
     for (int64_t i = 0; i < n && dtype == PHX_BF16; i++) to[i] = phx_f32_from_bf16(bits[i]);
     for (int64_t i = 0; i < n && dtype == PHX_F16; i++) to[i] = phx_f32_from_f16(bits[i]);
+    for (int64_t i = 0; i < n && dtype == PHX_I32; i++) to[i] = (float)((const int32_t *)from)[i];
 }
 
 /* Append `n` values that lie at `from` on the host, as f32. */
@@ -332,15 +333,18 @@ static void fill_caches(struct phx_capture *c)
     for (int32_t l = 0; l < config->n_layers; l++) {
         struct phx_kv_pages kv = phx_engine_kv(c->engine, l);
         struct phx_seen_cache *cache = &c->caches[rank * config->n_layers + l];
-        *cache =
-            (struct phx_seen_cache){.n_pages = kv.n_pages,
-                                    .n_kv_heads = kv.n_kv_heads,
-                                    .head_dim = kv.head_dim,
-                                    .element_bytes = (int32_t)phx_dtype_bytes(kv.k.dtype, 1),
-                                    .q_heads = phx_shard_plan_q_heads(plan, rank, l),
-                                    .kv_heads = phx_shard_plan_kv_heads(plan, rank, l),
-                                    .ffn = phx_shard_plan_interval(plan, rank, l, PHX_DIM_FFN),
-                                    .vocab = phx_shard_plan_interval(plan, rank, l, PHX_DIM_VOCAB)};
+        *cache = (struct phx_seen_cache){
+            .n_pages = kv.n_pages,
+            .n_kv_heads = kv.n_kv_heads,
+            .head_dim = kv.head_dim,
+            .element_bytes = (int32_t)phx_dtype_bytes(kv.k.dtype, 1),
+            .q_heads = phx_shard_plan_q_heads(plan, rank, l),
+            .kv_heads = phx_shard_plan_kv_heads(plan, rank, l),
+            .ffn = phx_shard_plan_interval(plan, rank, l, PHX_DIM_FFN),
+            .experts = phx_shard_plan_experts(plan, rank, l),
+            .moe_ffn = phx_shard_plan_interval(plan, rank, l, PHX_DIM_MOE_FFN),
+            .shared_ffn = phx_shard_plan_interval(plan, rank, l, PHX_DIM_SHARED_FFN),
+            .vocab = phx_shard_plan_interval(plan, rank, l, PHX_DIM_VOCAB)};
         c->max_heads = (int32_t)max64(c->max_heads, phx_interval_length(cache->q_heads));
     }
 }
@@ -390,6 +394,8 @@ static enum phx_status make_host_memory(struct phx_capture *c)
         int64_t heads = s->n_heads + 2 * (int64_t)s->n_kv_heads;
         head_dim = max64(head_dim, s->head_dim);
         widest = max64(widest, max64(s->ffn, max64(heads, PHX_PAGE_TOKENS) * s->head_dim));
+        widest = max64(widest, max64(s->shared_ffn, config->n_chosen * s->moe_ffn));
+        widest = max64(widest, s->n_experts);
     }
     c->row = malloc((size_t)widest * sizeof(float));
     c->values = malloc((size_t)(2 * PHX_PAGE_TOKENS * head_dim) * sizeof *c->values);

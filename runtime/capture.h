@@ -68,6 +68,7 @@ struct phx_seen_cache {
     int32_t n_pages, n_kv_heads, head_dim, element_bytes;
     struct phx_interval q_heads, kv_heads; ///< that the rank's plan gives it
     struct phx_interval ffn, vocab;
+    struct phx_interval experts, moe_ffn, shared_ffn;
 };
 const struct phx_seen_cache *phx_capture_cache(const struct phx_capture *capture, int rank,
                                                int32_t layer);

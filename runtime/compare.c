@@ -63,7 +63,8 @@ static enum phx_status make_capture(struct phx_compare *c, const struct phx_limi
     const int32_t n_layers = c->parts.config->n_layers;
     uint32_t points = (1u << PHX_POINT_COUNT) - 1u;
     if (c->options.quick)
-        points = 1u << PHX_POINT_RESIDUAL | 1u << PHX_POINT_END_RESIDUAL | 1u << PHX_POINT_LOGITS;
+        points = 1u << PHX_POINT_RESIDUAL | 1u << PHX_POINT_END_RESIDUAL | 1u << PHX_POINT_LOGITS |
+                 1u << PHX_POINT_CHOSEN;
     else
         points |= 1u << PHX_SEEN_K | 1u << PHX_SEEN_V;
     bool *layers = malloc((size_t)n_layers * sizeof *layers);
@@ -87,6 +88,9 @@ static int64_t widest(const struct phx_config *config, int64_t n)
         int64_t per_head = s->head_dim > n + PHX_PAGE_TOKENS ? s->head_dim : n + PHX_PAGE_TOKENS;
         if (s->n_heads * per_head > most) most = s->n_heads * per_head;
         if (s->ffn > most) most = s->ffn;
+        if (s->shared_ffn > most) most = s->shared_ffn;
+        if (s->n_experts * s->moe_ffn > most) most = s->n_experts * s->moe_ffn;
+        if (s->n_experts > most) most = s->n_experts;
     }
     return most;
 }
@@ -166,32 +170,37 @@ static enum phx_status add(struct phx_compare *c, const struct phx_difference *d
 }
 
 struct sums {
+    int64_t n; /* elements */
     double squares, errors, largest;
 };
 
+/* `truth` is a row of the whole activation. */
 static void compare_row(struct phx_difference *d, struct sums *sums, const float *live,
                         const double *truth, struct phx_live_share share, int32_t token)
 {
     for (int64_t i = 0; i < d->cols; i++) {
-        double error = fabs((double)live[i] - truth[i]);
-        sums->squares += truth[i] * truth[i];
+        const int64_t col = phx_live_share_col(share, i);
+        double error = fabs((double)live[i] - truth[col]);
+        sums->squares += truth[col] * truth[col];
         sums->errors += error * error;
-        sums->largest = fmax(sums->largest, fabs(truth[i]));
-        if (error <= d->max_abs) continue; /* a NaN goes on */
+        sums->largest = fmax(sums->largest, fabs(truth[col]));
+        if (sums->n++ > 0 && error <= d->max_abs) continue; /* a NaN goes on */
         if (isnan(d->max_abs)) continue;
-        int64_t col = share.cols.begin + i;
         d->max_abs = error;
         d->token = token;
         d->head = share.head_cols > 0 ? (int32_t)(col / share.head_cols) : -1;
         d->element = (int32_t)(share.head_cols > 0 ? col % share.head_cols : col);
         d->live = (double)live[i];
-        d->truth = truth[i];
+        d->truth = truth[col];
     }
 }
 
 static void finish(const struct phx_compare *c, struct phx_difference *d, const struct sums *sums)
 {
-    const double tolerance = c->options.tolerance;
+    const int32_t n_layers = d->layer >= 0                   ? d->layer + 1
+                             : strcmp(d->name, "embed") == 0 ? 1
+                                                             : c->parts.config->n_layers;
+    const double tolerance = c->options.tolerance * sqrt((double)n_layers);
     d->nmse = sums->errors == 0 ? 0 : sums->errors / sums->squares;
     d->ok = d->nmse <= tolerance * tolerance && d->max_abs <= 10 * tolerance * sums->largest;
 }
@@ -227,11 +236,13 @@ static enum phx_status compare_partials(struct phx_compare *c, int32_t layer, in
         for (int32_t i = 0; i < c->live.n && whole; i++) {
             double *row = c->part + i * hidden;
             for (int64_t e = 0; e < hidden && r == 0; e++) row[e] += bias[e];
+            for (int64_t e = 0; e < hidden; e++) row[e] *= (double)c->parts.config->residual_scale;
             const float *live =
                 phx_capture_find(c->capture, r, PHX_POINT_O, layer, c->live.slot, i, -1, NULL);
             whole = live != NULL;
             if (whole)
-                compare_row(&d, &sums, live, row, (struct phx_live_share){{0, hidden}, 0}, i);
+                compare_row(&d, &sums, live, row,
+                            (struct phx_live_share){.cols = {0, hidden}, .n_pieces = 1}, i);
         }
         finish(c, &d, &sums);
         if (whole) PHX_TRY_GOTO(add(c, &d), done);
@@ -258,14 +269,13 @@ static enum phx_status see(void *user, enum phx_activation_name name, int32_t la
                                    .layer = layer,
                                    .rank = r,
                                    .rows = c->live.n,
-                                   .cols = phx_interval_length(share.cols),
+                                   .cols = phx_live_share_length(share),
                                    .head = -1};
         struct sums sums = {0};
-        bool whole = share.cols.end <= cols;
+        bool whole = d.cols > 0 && phx_live_share_col(share, d.cols - 1) < cols;
         for (int32_t i = 0; i < c->live.n && whole; i++) {
             whole = phx_live_row(&c->live, name, layer, r, i, c->row);
-            if (whole)
-                compare_row(&d, &sums, c->row, values + i * cols + share.cols.begin, share, i);
+            if (whole) compare_row(&d, &sums, c->row, values + i * cols, share, i);
         }
         if (!whole)
             return phx_fail(PHX_BAD_DATA, "%s of layer %d was not seen whole on rank %d", d.name,
@@ -278,13 +288,26 @@ static enum phx_status see(void *user, enum phx_activation_name name, int32_t la
     return PHX_OK;
 }
 
+static bool chosen(void *user, int32_t layer, int64_t position, int32_t *ids)
+{
+    const struct phx_compare *c = user;
+    const float *seen = phx_capture_find(c->capture, 0, PHX_POINT_CHOSEN, layer, c->live.slot,
+                                         (int32_t)position, -1, NULL);
+    for (int32_t j = 0; j < c->parts.config->n_chosen && seen != NULL; j++)
+        ids[j] = (int32_t)seen[j];
+    return seen != NULL;
+}
+
 enum phx_status phx_compare_with_reference(struct phx_compare *compare,
                                            const struct phx_checkpoint *checkpoint)
 {
     struct phx_compare *c = compare;
     struct phx_reference *reference = NULL;
-    PHX_TRY(phx_reference_create(c->parts.config, checkpoint,
-                                 &(struct phx_reference_options){.inv_freq = PHX_F32}, &reference));
+    PHX_TRY(phx_reference_create(
+        c->parts.config, checkpoint,
+        &(struct phx_reference_options){
+            .inv_freq = PHX_F32, .chosen = chosen, .user = c, .close = 2 * c->options.tolerance},
+        &reference));
     c->reference = reference;
     enum phx_status status = phx_reference_run(reference, c->request->ids, c->live.n, see, c);
     c->reference = NULL;
@@ -307,11 +330,6 @@ static void name_in_file(enum phx_activation_name name, int32_t layer, char text
         snprintf(text, NAME_BYTES, "%s", phx_activation_text(name));
 }
 
-static int64_t full_cols(const struct phx_compare *c, enum phx_activation_name name, int32_t layer)
-{
-    return phx_live_share(&c->live, name, layer, c->parts.world->size - 1).cols.end;
-}
-
 static enum phx_status compare_tensor(struct phx_compare *c, enum phx_activation_name name,
                                       int32_t layer, const struct phx_checkpoint *file, int *n)
 {
@@ -319,7 +337,7 @@ static enum phx_status compare_tensor(struct phx_compare *c, enum phx_activation
     name_in_file(name, layer, text);
     const struct phx_file_tensor *t = phx_checkpoint_find(file, text);
     if (t == NULL) return PHX_OK;
-    const int64_t cols = full_cols(c, name, layer);
+    const int64_t cols = phx_live_cols(&c->live, name, layer);
     if (t->dtype != PHX_F32 || t->bytes != phx_dtype_bytes(PHX_F32, c->live.n * cols))
         return phx_fail(PHX_BAD_DATA, "%s: %s has type %s and %zu bytes, not F32 [%d, %lld]",
                         t->file, text, t->dtype_name, t->bytes, c->live.n, (long long)cols);
@@ -404,7 +422,8 @@ static enum phx_status gather_one(struct phx_compare *c, enum phx_activation_nam
 {
     struct writing *w = user;
     if (c->options.quick && !is_quick(name)) return PHX_OK;
-    const int64_t cols = full_cols(c, name, layer);
+    const int64_t cols = phx_live_cols(&c->live, name, layer);
+    if (cols == 0) return PHX_OK; /* the layer has none */
     float *values = malloc((size_t)(c->live.n * cols) * sizeof *values);
     if (values == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for activations");
     PHX_ASSERT(w->n < w->capacity);
@@ -416,11 +435,14 @@ static enum phx_status gather_one(struct phx_compare *c, enum phx_activation_nam
                                                     .data = values};
     w->n++;
     for (int r = 0; r < c->parts.world->size; r++) {
-        const struct phx_interval own = phx_live_share(&c->live, name, layer, r).cols;
-        for (int32_t i = 0; i < c->live.n; i++)
-            if (!phx_live_row(&c->live, name, layer, r, i, values + i * cols + own.begin))
+        const struct phx_live_share own = phx_live_share(&c->live, name, layer, r);
+        for (int32_t i = 0; i < c->live.n; i++) {
+            if (!phx_live_row(&c->live, name, layer, r, i, c->row))
                 return phx_fail(PHX_BAD_DATA, "%s of layer %d was not seen whole on rank %d",
                                 phx_activation_text(name), layer, r);
+            for (int64_t j = 0; j < phx_live_share_length(own); j++)
+                values[i * cols + phx_live_share_col(own, j)] = c->row[j];
+        }
     }
     return PHX_OK;
 }

@@ -13,9 +13,11 @@
 struct phx_compare_options {
     const int32_t *prompt_ids;
     int32_t n_prompt;
-    bool quick;       ///< only the embedding, the layers' outputs and the logits
-    double tolerance; ///< root of the normalised mean squared error; the worst element may be ten
-                      ///< times as far off, of the largest
+    bool quick; ///< only the embedding, the layers' outputs and the logits
+    /// What a correct device may differ after one layer: the root of the normalised mean squared
+    /// error; the worst element may be ten times as far off, of the largest. Each layer rounds
+    /// anew, so that after n layers it is sqrt(n) times as much.
+    double tolerance;
 };
 
 /// One activation on one rank.

@@ -8,13 +8,17 @@
 #include <sys/stat.h>
 
 #include "kernels/base/check.h"
+#include "runtime/experts_config.h"
+#include "runtime/families.h"
 #include "runtime/gguf_model.h"
 #include "runtime/json.h"
+#include "runtime/layers_config.h"
 #include "runtime/rope_config.h"
 #include "runtime/weights.h"
 
 /* Limits far above any published model, chosen so that the bytes of all weights fit in 63 bits:
- * MAX_LAYERS * (4 * MAX_HEADS * MAX_HEAD_DIM + 3 * MAX_FFN) * MAX_HIDDEN * 4 < 2^63. */
+ * MAX_LAYERS * (4 * MAX_HEADS * MAX_HEAD_DIM + 6 * MAX_FFN) * MAX_HIDDEN * 4 < 2^63, where all
+ * experts of a layer together have no more columns than MAX_FFN. */
 enum {
     MAX_LAYERS = 1 << 12,
     MAX_HEADS = 1 << 14,
@@ -23,102 +27,6 @@ enum {
     MAX_FFN = 1 << 24,
     MAX_VOCAB = 1 << 24
 };
-
-/* Which layers have the sliding window when the config has no layer_types. */
-enum window_rule { WINDOW_NEVER, WINDOW_ALL, WINDOW_UPPER };
-
-/* What differs between the families, as in the configuration and attention classes of
- * transformers: its rules hold where a key is absent. */
-static const struct family {
-    const char *model_type;
-    int64_t default_head_dim; /* 0: hidden / heads */
-    bool attention_bias_key;  /* attention_bias gives q, k, v and o a bias */
-    bool mlp_bias_key;
-    bool qkv_bias; /* always */
-    bool qk_norm;
-    enum window_rule window_rule;
-} families[PHX_FAMILY_COUNT] = {
-    [PHX_LLAMA] = {"llama", .attention_bias_key = true, .mlp_bias_key = true},
-    [PHX_MISTRAL] = {"mistral", .window_rule = WINDOW_ALL},
-    [PHX_QWEN2] = {"qwen2", .qkv_bias = true, .window_rule = WINDOW_UPPER},
-    [PHX_QWEN3] = {"qwen3", .default_head_dim = 128, .attention_bias_key = true, .qk_norm = true,
-                   .window_rule = WINDOW_UPPER},
-};
-
-/* Keys that change the result in a way that this program does not follow, except at the value that
- * changes nothing (null never does). */
-static const struct unsupported_key {
-    const char *key;
-    const char *harmless; /* JSON text of that value; NULL: there is none */
-    const char *meaning;
-} unsupported_keys[] = {
-    {"quantization_config", NULL, "quantised weights"},
-    {"compression_config", NULL, "compressed weights"},
-    {"attn_logit_softcapping", NULL, "soft-capped attention"},
-    {"final_logit_softcapping", NULL, "soft-capped logits"},
-    {"query_pre_attn_scalar", NULL, "its own attention scale"},
-    {"attention_multiplier", NULL, "its own attention scale"},
-    {"attention_chunk_size", NULL, "chunked attention"},
-    {"embedding_multiplier", "1", "scaled embeddings"},
-    {"residual_multiplier", "1", "scaled residuals"},
-    {"logits_scaling", "1", "scaled logits"},
-    {"logit_scale", "1", "scaled logits"},
-    {"partial_rotary_factor", "1", "a rotation of part of each head"},
-    {"rope_interleaved", "false", "interleaved rotary pairs"},
-    {"use_mrope", "false", "multi-dimensional rotary positions"},
-    {"alibi", "false", "attention biases by distance"},
-    {"is_causal", "true", "attention to later tokens"},
-    {"use_bidirectional_attention", "false", "attention to later tokens"},
-    {"is_encoder_decoder", "false", "an encoder"},
-    {"num_local_experts", "0", "experts"},
-    {"num_experts", "0", "experts"},
-};
-
-static bool is_harmless(const json_t *value, const char *harmless)
-{
-    if (!harmless) return false;
-    json_t *wanted = json_loads(harmless, JSON_DECODE_ANY, NULL);
-    bool same = json_is_number(value) && json_is_number(wanted)
-                    ? json_number_value(value) == json_number_value(wanted)
-                    : json_equal(value, wanted);
-    json_decref(wanted);
-    return same;
-}
-
-static enum phx_status refuse_unsupported(const struct phx_json *json)
-{
-    for (size_t i = 0; i < sizeof unsupported_keys / sizeof *unsupported_keys; i++) {
-        const struct unsupported_key *k = &unsupported_keys[i];
-        const json_t *value = phx_json_get(json, k->key);
-        if (!value || is_harmless(value, k->harmless)) continue;
-        char text[PHX_JSON_TEXT_BYTES];
-        return phx_fail(PHX_UNSUPPORTED,
-                        "%s: %s is %s: a model with %s is not supported; only %s would work",
-                        json->file, k->key, phx_json_text(value, text), k->meaning,
-                        k->harmless ? k->harmless : "null");
-    }
-    return PHX_OK;
-}
-
-static enum phx_status parse_family(const struct phx_json *json, struct phx_config *config)
-{
-    const char *model_type = NULL;
-    PHX_TRY(phx_json_require(json, "model_type"));
-    PHX_TRY(phx_json_string(json, "model_type", &model_type));
-    for (int i = 0; i < PHX_FAMILY_COUNT; i++) {
-        if (strcmp(model_type, families[i].model_type) != 0) continue;
-        config->family = (enum phx_family)i;
-        snprintf(config->model_type, sizeof config->model_type, "%s", model_type);
-        return PHX_OK;
-    }
-    char known[128] = "";
-    for (int i = 0; i < PHX_FAMILY_COUNT; i++) {
-        size_t used = strlen(known);
-        snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", families[i].model_type);
-    }
-    return phx_fail(PHX_UNSUPPORTED, "%s: model_type %.100s is not supported; known types: %s",
-                    json->file, model_type, known);
-}
 
 static enum phx_status parse_dtype(const struct phx_json *json, enum phx_dtype *out)
 {
@@ -144,14 +52,16 @@ static enum phx_status parse_dtype(const struct phx_json *json, enum phx_dtype *
                     json->file, newer ? "dtype" : "torch_dtype", name);
 }
 
-static enum phx_status parse_activation(const struct phx_json *json, enum phx_activation *out)
+static enum phx_status parse_activation(const struct phx_json *json, bool gelu,
+                                        enum phx_activation *out)
 {
     static const struct {
         const char *name;
         enum phx_activation activation;
     } known[] = {{"silu", PHX_SILU}, {"swish", PHX_SILU}, {"gelu_pytorch_tanh", PHX_GELU_TANH}};
-    const char *name = "silu";
-    PHX_TRY(phx_json_string(json, "hidden_act", &name));
+    const char *key = gelu ? "hidden_activation" : "hidden_act";
+    const char *name = gelu ? "gelu_pytorch_tanh" : "silu";
+    PHX_TRY(phx_json_string(json, key, &name));
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(name, known[i].name) == 0) {
             *out = known[i].activation;
@@ -159,17 +69,19 @@ static enum phx_status parse_activation(const struct phx_json *json, enum phx_ac
         }
     }
     return phx_fail(PHX_UNSUPPORTED,
-                    "%s: hidden_act %.40s is not supported; silu, swish and gelu_pytorch_tanh are",
-                    json->file, name);
+                    "%s: %s %.40s is not supported; silu, swish and gelu_pytorch_tanh are",
+                    json->file, key, name);
 }
 
 /* H, K and D. */
 static enum phx_status parse_heads(const struct phx_json *json, const struct phx_config *config,
                                    struct phx_layer_shape *out)
 {
-    int64_t heads = 0, head_dim = families[config->family].default_head_dim;
+    const struct phx_family_rules *rules = &phx_family_rules[config->family];
+    int64_t heads = 0, head_dim = rules->default_head_dim;
     PHX_TRY(phx_json_int(json, "num_attention_heads", 1, MAX_HEADS, &heads));
-    int64_t kv_heads = heads;
+    bool absent = !json_object_get(json->object, "num_key_value_heads");
+    int64_t kv_heads = absent && rules->default_kv_heads ? rules->default_kv_heads : heads;
     PHX_TRY(phx_json_int(json, "num_key_value_heads", 1, MAX_HEADS, &kv_heads));
     if (heads % kv_heads != 0) {
         return phx_fail(PHX_BAD_DATA,
@@ -198,7 +110,7 @@ static enum phx_status parse_heads(const struct phx_json *json, const struct phx
     return PHX_OK;
 }
 
-/* Sizes; every layer has the same shape. */
+/* Sizes; every layer has the same shape, but for experts. */
 static enum phx_status parse_shape(const struct phx_json *json, struct phx_config *config)
 {
     static const char *const required[] = {
@@ -218,8 +130,8 @@ static enum phx_status parse_shape(const struct phx_json *json, struct phx_confi
     PHX_TRY(phx_json_real(json, "rms_norm_eps", 1e-12, 0.1, &epsilon));
     PHX_TRY(parse_heads(json, config, &shape));
 
+    config->context = config->max_positions;
     config->norm_epsilon = (float)epsilon;
-    config->attention_scale = (float)(1 / sqrt((double)shape.head_dim));
     config->n_layers = (int32_t)n_layers;
     config->layers = calloc((size_t)n_layers, sizeof *config->layers);
     if (!config->layers) return phx_fail(PHX_OUT_OF_MEMORY, "%s: out of memory", json->file);
@@ -241,70 +153,16 @@ static enum phx_status parse_bias_key(const struct phx_json *json, const char *k
 
 static enum phx_status parse_switches(const struct phx_json *json, struct phx_config *config)
 {
-    const struct family *family = &families[config->family];
-    bool attention_bias = false;
+    const struct phx_family_rules *family = &phx_family_rules[config->family];
+    bool attention_bias = false, qkv_bias = family->qkv_bias || family->qkv_bias_key;
+    config->tied = family->default_tied;
     PHX_TRY(phx_json_bool(json, "tie_word_embeddings", &config->tied));
     PHX_TRY(parse_bias_key(json, "attention_bias", family->attention_bias_key || family->qkv_bias,
                            &attention_bias));
     PHX_TRY(parse_bias_key(json, "mlp_bias", family->mlp_bias_key, &config->mlp_bias));
-    config->qkv_bias = family->qkv_bias || attention_bias;
+    if (family->qkv_bias_key) PHX_TRY(phx_json_bool(json, "qkv_bias", &qkv_bias));
+    config->qkv_bias = qkv_bias || attention_bias;
     config->o_bias = family->attention_bias_key && attention_bias;
-    config->qk_norm = family->qk_norm;
-    return PHX_OK;
-}
-
-/* layer_types, one name a layer, decides where it is given. */
-static enum phx_status parse_layer_types(const struct phx_json *json, const json_t *types,
-                                         int64_t window, struct phx_config *config)
-{
-    if (json_array_size(types) != (size_t)config->n_layers) {
-        return phx_fail(PHX_BAD_DATA, "%s: layer_types has %zu entries for num_hidden_layers %d",
-                        json->file, json_array_size(types), config->n_layers);
-    }
-    for (int32_t i = 0; i < config->n_layers; i++) {
-        const json_t *value = json_array_get(types, (size_t)i);
-        const char *type = json_string_value(value);
-        bool sliding = type && strcmp(type, "sliding_attention") == 0;
-        if (!sliding && !(type && strcmp(type, "full_attention") == 0)) {
-            char text[PHX_JSON_TEXT_BYTES];
-            return phx_fail(PHX_UNSUPPORTED,
-                            "%s: layer_types[%d] is %s; full_attention and sliding_attention are "
-                            "supported",
-                            json->file, i, phx_json_text(value, text));
-        }
-        if (sliding && window == 0) {
-            return phx_fail(PHX_BAD_DATA,
-                            "%s: layer_types[%d] is sliding_attention, but there is no "
-                            "sliding_window in force",
-                            json->file, i);
-        }
-        config->layers[i].window = sliding ? (int32_t)window : 0;
-    }
-    return PHX_OK;
-}
-
-static enum phx_status parse_windows(const struct phx_json *json, struct phx_config *config)
-{
-    enum window_rule rule = families[config->family].window_rule;
-    int64_t window = 0, first = 28;
-    bool use = false;
-    const json_t *types = NULL;
-    PHX_TRY(phx_json_int(json, "sliding_window", 1, INT32_MAX, &window));
-    PHX_TRY(phx_json_int(json, "max_window_layers", 0, INT32_MAX, &first));
-    PHX_TRY(phx_json_bool(json, "use_sliding_window", &use));
-    PHX_TRY(phx_json_array(json, "layer_types", &types));
-    /* transformers takes a window of 4096 where the key is absent, as opposed to null. */
-    if (rule != WINDOW_NEVER && !json_object_get(json->object, "sliding_window")) window = 4096;
-    if (rule == WINDOW_UPPER && !use) window = 0;
-    if (types) return parse_layer_types(json, types, window, config);
-    if (rule == WINDOW_NEVER && window != 0) {
-        return phx_fail(PHX_UNSUPPORTED,
-                        "%s: sliding_window is %" PRId64
-                        ", but model_type %s has windows only through layer_types; null would work",
-                        json->file, window, config->model_type);
-    }
-    for (int32_t i = 0; i < config->n_layers; i++)
-        config->layers[i].window = rule == WINDOW_UPPER && i < first ? 0 : (int32_t)window;
     return PHX_OK;
 }
 
@@ -336,14 +194,16 @@ static enum phx_status parse_eos(const struct phx_json *json, struct phx_config 
 
 static enum phx_status parse_config(const struct phx_json *json, struct phx_config *config)
 {
-    PHX_TRY(parse_family(json, config));
-    PHX_TRY(refuse_unsupported(json));
+    PHX_TRY(phx_family_find(json, config));
+    PHX_TRY(phx_family_refuse_keys(json, config->family));
     PHX_TRY(parse_shape(json, config));
+    PHX_TRY(phx_experts_config_parse(json, phx_family_rules[config->family].experts, config));
     PHX_TRY(parse_switches(json, config));
-    PHX_TRY(parse_windows(json, config));
-    PHX_TRY(parse_activation(json, &config->activation));
+    PHX_TRY(phx_family_parse_scales(json, config));
+    PHX_TRY(phx_layers_config_parse(json, config));
+    PHX_TRY(parse_activation(json, phx_family_rules[config->family].gelu, &config->activation));
     PHX_TRY(parse_dtype(json, &config->dtype));
-    PHX_TRY(phx_rope_config_parse(json, &config->rope));
+    PHX_TRY(phx_rope_config_parse(json, config));
     int64_t bos = -1;
     PHX_TRY(phx_json_int(json, "bos_token_id", 0, config->vocab - 1, &bos));
     config->bos = (int32_t)bos;
@@ -464,8 +324,11 @@ enum phx_status phx_config_load(const char *path, struct phx_config **out)
 void phx_config_destroy(struct phx_config *config)
 {
     if (!config) return;
+    for (int i = 0; i < PHX_CONFIG_ROPES; i++) {
+        free(config->ropes[i].factors);
+        free(config->ropes[i].divisors);
+    }
     free(config->layers);
-    free(config->rope.divisors);
     free(config);
 }
 
@@ -478,7 +341,13 @@ struct phx_model_shape phx_config_shape(const struct phx_config *config,
         .vocab = config->vocab,
         .n_layers = config->n_layers,
         .layers = layers,
+        .expert_parallel = config->expert_parallel,
     };
+}
+
+uint32_t phx_config_layer_sums(const struct phx_config *config)
+{
+    return config->qk_norm_all ? 3 : 2;
 }
 
 int64_t phx_config_dim(const struct phx_config *config, int32_t layer, enum phx_dim dim)
@@ -497,6 +366,12 @@ int64_t phx_config_dim(const struct phx_config *config, int32_t layer, enum phx_
         return shape->ffn;
     case PHX_DIM_VOCAB:
         return config->vocab;
+    case PHX_DIM_EXPERTS:
+        return shape->n_experts;
+    case PHX_DIM_MOE_FFN:
+        return shape->moe_ffn;
+    case PHX_DIM_SHARED_FFN:
+        return shape->shared_ffn;
     default:
         PHX_ASSERT(dim == PHX_DIM_ONE);
         return 1;
@@ -509,9 +384,10 @@ int64_t phx_config_parameters(const struct phx_config *config)
     const struct phx_weight_row *rows = phx_weight_rows(config, &n_rows);
     int64_t parameters = 0;
     for (size_t i = 0; i < n_rows; i++) {
-        if (!phx_weight_row_wanted(&rows[i], config)) continue;
         for (int32_t layer = 0; layer < (rows[i].per_layer ? config->n_layers : 1); layer++) {
-            parameters += phx_config_dim(config, layer, rows[i].row_dim) *
+            if (!phx_weight_row_wanted(&rows[i], config, layer)) continue;
+            int64_t n = rows[i].per_expert ? config->layers[layer].shape.n_experts : 1;
+            parameters += n * phx_config_dim(config, layer, rows[i].row_dim) *
                           phx_config_dim(config, layer, rows[i].col_dim);
         }
     }

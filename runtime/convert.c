@@ -140,10 +140,10 @@ static void write_config(struct phx_gguf_writer *w, const char *arch, const stru
     if (c->layers[0].window > 0)
         phx_gguf_write_u32(w, "%s.attention.sliding_window", arch, (uint32_t)c->layers[0].window);
     phx_gguf_write_f32(w, "%s.attention.layer_norm_rms_epsilon", arch, c->norm_epsilon);
-    phx_gguf_write_f32(w, "%s.rope.freq_base", arch, (float)c->rope.theta);
-    if (c->rope.kind == PHX_ROPE_LINEAR) {
+    phx_gguf_write_f32(w, "%s.rope.freq_base", arch, (float)c->ropes[0].theta);
+    if (c->ropes[0].kind == PHX_ROPE_LINEAR) {
         phx_gguf_write_text(w, "%s.rope.scaling.type", arch, "linear", 6);
-        phx_gguf_write_f32(w, "%s.rope.scaling.factor", arch, (float)c->rope.factor);
+        phx_gguf_write_f32(w, "%s.rope.scaling.factor", arch, (float)c->ropes[0].factor);
     }
     if (c->bos >= 0) phx_gguf_write_u32(w, "tokenizer.ggml.bos_token_id", "", (uint32_t)c->bos);
     for (int i = 0; i < c->n_eos; i++) phx_gguf_write_u32(w, ends[i], "", (uint32_t)c->eos[i]);
@@ -263,14 +263,14 @@ static enum phx_status find_divisors(struct to_gguf *job)
 {
     const struct phx_config *c = job->config;
     int32_t head_dim = c->layers[0].shape.head_dim;
-    if (c->rope.kind != PHX_ROPE_LLAMA3) return PHX_OK;
+    if (c->ropes[0].kind != PHX_ROPE_LLAMA3) return PHX_OK;
     job->divisors = malloc((size_t)head_dim * sizeof *job->divisors);
     if (!job->divisors) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for rope_freqs");
     float factor;
     phx_config_inv_freq(c, 0, job->divisors, &factor);
     for (int32_t i = 0; i < head_dim / 2; i++)
-        job->divisors[i] =
-            (float)(1 / pow(c->rope.theta, (double)(2 * i) / head_dim) / (double)job->divisors[i]);
+        job->divisors[i] = (float)(1 / pow(c->ropes[0].theta, (double)(2 * i) / head_dim) /
+                                   (double)job->divisors[i]);
     return PHX_OK;
 }
 
@@ -384,7 +384,7 @@ enum phx_status phx_convert_from_gguf(const char *file, const char *folder,
     PHX_TRY_GOTO(phx_gguf_config(gguf, &config), done);
     PHX_TRY_GOTO(phx_checkpoint_open(file, &checkpoint), done);
     PHX_TRY_GOTO(check(config, checkpoint), done);
-    if (config->rope.divisors) {
+    if (config->ropes[0].divisors) {
         status = phx_fail(PHX_UNSUPPORTED,
                           "%s has rotary factors of its own (rope_freqs), which "
                           "no config.json can say",

@@ -1,51 +1,15 @@
-#include "runtime/forward.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/base/check.h"
-
-enum { MAX_ROPES = 4 };
-
-/* Everything that a pass writes, as views of one buffer (partial: of the communicator's). */
-struct activations {
-    struct phx_tensor x;               /* act [N, E] full: the normed residual */
-    struct phx_tensor residual;        /* f32 [N, E] full */
-    struct phx_tensor qkv;             /* act [N, (Hq + 2 Hk) D] split by heads */
-    struct phx_tensor attended;        /* act [N, Hq D] split by heads */
-    struct phx_tensor ffn;             /* act [N, F] split */
-    struct phx_tensor rope[MAX_ROPES]; /* f32 [N, R] full */
-    struct phx_tensor out_x;           /* act [M, E] full */
-    struct phx_tensor out_residual;    /* f32 [M, E] full */
-    struct phx_tensor logits;          /* f32 [M, V] split */
-    struct phx_tensor adjusted;        /* f32 [M, V] split */
-    struct phx_tensor all_logits;      /* f32 [M, whole vocabulary] full; T = 1: logits */
-    struct phx_tensor all_adjusted;    /* f32 [M, whole vocabulary] full; T = 1: adjusted */
-    struct phx_tensor records;         /* u8 [M, (K + 1) entries] split */
-    struct phx_tensor all_records;     /* u8 [M, T (K + 1) entries] full */
-    struct phx_tensor ids, logprobs;   /* [M, 1] full */
-};
-
-struct phx_forward {
-    struct phx_forward_parts parts;
-    const struct phx_forward_taps *taps; /* NULL: nobody looks on */
-    struct phx_buffer *memory;
-    struct activations a;
-    struct phx_tensor partial;     /* act [N, E] partial; the communicator's memory */
-    struct phx_tensor out_partial; /* act [M, E] partial; the communicator's memory */
-    struct phx_buffer *inv_freq;
-    int32_t n_ropes;
-    struct phx_tensor rope_freq[MAX_ROPES]; /* f32 [1, R/2] */
-    float rope_scale[MAX_ROPES];
-    int32_t *layer_rope;   /* [n_layers] index into the tables */
-    int64_t *vocab_begin;  /* [T + 1] */
-    int64_t *record_begin; /* [T + 1] scratch for the widths of the records */
-};
+#include "runtime/forward_impl.h"
 
 /* The widest of each dimension over the layers. */
 struct widths {
     int64_t qkv, q, ffn, head_dim;
+    int64_t experts, moe_ffn; /* 0: there are none */
+    bool shared;
     int64_t vocab, all_vocab;
 };
 
@@ -57,7 +21,16 @@ static struct widths widths_of(const struct phx_config *config, const struct phx
         int64_t q = phx_interval_length(phx_shard_plan_interval(plan, rank, l, PHX_DIM_Q));
         int64_t kv = phx_interval_length(phx_shard_plan_interval(plan, rank, l, PHX_DIM_KV));
         int64_t ffn = phx_interval_length(phx_shard_plan_interval(plan, rank, l, PHX_DIM_FFN));
+        int64_t moe_ffn =
+            phx_interval_length(phx_shard_plan_interval(plan, rank, l, PHX_DIM_MOE_FFN));
+        int64_t shared =
+            phx_interval_length(phx_shard_plan_interval(plan, rank, l, PHX_DIM_SHARED_FFN));
         int64_t head_dim = config->layers[l].shape.head_dim;
+        int64_t experts = config->layers[l].shape.n_experts;
+        if (experts > w.experts) w.experts = experts;
+        if (moe_ffn > w.moe_ffn) w.moe_ffn = moe_ffn;
+        if (shared > w.ffn) w.ffn = shared;
+        if (shared > 0) w.shared = true;
         if (q > w.q) w.q = q;
         if (q + 2 * kv > w.qkv) w.qkv = q + 2 * kv;
         if (ffn > w.ffn) w.ffn = ffn;
@@ -79,7 +52,7 @@ static struct phx_tensor carve(struct phx_buffer *memory, size_t *used, enum phx
 /* Lay the activations out from offset 0; returns the bytes. `memory` may be NULL to only count. */
 static size_t lay_out(const struct phx_config *config, const struct phx_shard_plan *plan,
                       enum phx_dtype act, int64_t n, int64_t m, struct phx_buffer *memory,
-                      struct activations *a)
+                      struct phx_activations *a)
 {
     struct widths w = widths_of(config, plan);
     int64_t e = config->hidden;
@@ -89,9 +62,21 @@ static size_t lay_out(const struct phx_config *config, const struct phx_shard_pl
     a->x = carve(memory, &used, act, n, e);
     a->residual = carve(memory, &used, PHX_F32, n, e);
     a->qkv = carve(memory, &used, act, n, w.qkv);
+    if (config->qk_norm_all) a->squares = carve(memory, &used, PHX_F32, n, 2);
     a->attended = carve(memory, &used, act, n, w.q);
     a->ffn = carve(memory, &used, act, n, w.ffn);
-    for (int i = 0; i < MAX_ROPES; i++) a->rope[i] = carve(memory, &used, PHX_F32, n, w.head_dim);
+    if (w.experts > 0) {
+        int64_t k = config->n_chosen;
+        a->router = carve(memory, &used, PHX_F32, n, w.experts + 1);
+        a->chosen = carve(memory, &used, PHX_I32, n, k);
+        a->choice = carve(memory, &used, PHX_F32, n, k);
+        a->groups = carve(memory, &used, PHX_I32, 1, w.experts + 1 + n * k);
+        a->experts = carve(memory, &used, act, n * k, w.moe_ffn);
+        a->parts = carve(memory, &used, act, n * k, e);
+    }
+    if (w.shared) a->shared = carve(memory, &used, act, n, e);
+    for (int i = 0; i < PHX_MAX_ROPES; i++)
+        a->rope[i] = carve(memory, &used, PHX_F32, n, w.head_dim);
     a->out_x = carve(memory, &used, act, m, e);
     a->out_residual = carve(memory, &used, PHX_F32, m, e);
     a->logits = carve(memory, &used, PHX_F32, m, w.vocab);
@@ -127,9 +112,9 @@ static size_t rope_bytes(const struct phx_config *config, const struct phx_shard
 size_t phx_forward_bytes(const struct phx_config *config, const struct phx_shard_plan *plan,
                          const struct phx_device *device, int32_t max_rows, int32_t max_outputs)
 {
-    struct activations a;
+    struct phx_activations a;
     return lay_out(config, plan, activation_type(device), max_rows, max_outputs, NULL, &a) +
-           MAX_ROPES * rope_bytes(config, plan);
+           PHX_MAX_ROPES * rope_bytes(config, plan);
 }
 
 size_t phx_forward_reduce_bytes(const struct phx_config *config, const struct phx_device *device,
@@ -145,14 +130,16 @@ static enum phx_status make_ropes(struct phx_forward *f)
     size_t bytes = rope_bytes(config, f->parts.plan);
     size_t widest = bytes / sizeof(float);
     enum phx_status status = PHX_OK;
-    float *tables = calloc(MAX_ROPES + 1, bytes);
+    float *tables = calloc(PHX_MAX_ROPES + 1, bytes);
     if (tables == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for rotary frequencies");
-    float *own = tables + MAX_ROPES * widest;
-    int32_t half[MAX_ROPES] = {0};
-    PHX_TRY_GOTO(phx_buffer_create(f->parts.device, MAX_ROPES * bytes, &f->inv_freq), done);
+    float *own = tables + PHX_MAX_ROPES * widest;
+    int32_t half[PHX_MAX_ROPES] = {0};
+    PHX_TRY_GOTO(phx_buffer_create(f->parts.device, PHX_MAX_ROPES * bytes, &f->inv_freq), done);
     for (int32_t l = 0; l < config->n_layers; l++) {
         float scale = 1;
-        int32_t own_half = config->layers[l].shape.head_dim / 2;
+        int32_t own_half = phx_config_rotated(config, l) / 2;
+        f->layer_rope[l] = -1;
+        if (own_half == 0) continue;
         phx_config_inv_freq(config, l, own, &scale);
         int32_t i = 0;
         while (i < f->n_ropes &&
@@ -161,8 +148,9 @@ static enum phx_status make_ropes(struct phx_forward *f)
             i++;
         f->layer_rope[l] = i;
         if (i < f->n_ropes) continue;
-        if (i == MAX_ROPES) {
-            status = phx_fail(PHX_UNSUPPORTED, "more than %d kinds of rotary embedding", MAX_ROPES);
+        if (i == PHX_MAX_ROPES) {
+            status =
+                phx_fail(PHX_UNSUPPORTED, "more than %d kinds of rotary embedding", PHX_MAX_ROPES);
             goto done;
         }
         memcpy(tables + i * widest, own, (size_t)own_half * sizeof(float));
@@ -226,21 +214,51 @@ void phx_forward_set_taps(struct phx_forward *forward, const struct phx_forward_
     forward->taps = taps;
 }
 
-static enum phx_status look(const struct phx_forward *f, struct phx_stream *s,
-                            const struct phx_step *step, enum phx_point point, int32_t layer,
-                            struct phx_tensor tensor)
+enum phx_status phx_forward_look(const struct phx_forward *f, struct phx_stream *s,
+                                 const struct phx_step *step, enum phx_point point, int32_t layer,
+                                 struct phx_tensor tensor)
 {
     if (f->taps == NULL) return PHX_OK;
     return f->taps->look(f->taps->user, s, step, point, layer, tensor);
 }
 
-/* The step's first rows of a scratch matrix, as `cols` columns without gaps. */
-static struct phx_tensor part(struct phx_tensor t, int64_t rows, int64_t cols)
+/* The frequencies that the layer's rows are rotated by; absent: it has no rotation. */
+static struct phx_tensor rotation(const struct phx_forward *f, int32_t l, int64_t n)
 {
-    PHX_ASSERT(rows <= t.rows && cols <= t.cols);
-    t.rows = rows;
-    t.cols = t.stride = cols;
-    return t;
+    int32_t rope = f->layer_rope[l];
+    if (rope < 0) return (struct phx_tensor){0};
+    return phx_forward_part(f->a.rope[rope], n, 2 * f->rope_freq[rope].cols);
+}
+
+/* qkv [split] -> q [split] normed and rotated, k and v in their pages. A norm over all heads needs
+ * the sum of their squares over all ranks. */
+static enum phx_status rotate_and_append(struct phx_forward *f, struct phx_stream *s,
+                                         const struct phx_step *step, int32_t l, int32_t hq,
+                                         int32_t hk, struct phx_tensor qkv)
+{
+    const struct phx_config *c = f->parts.config;
+    const struct phx_layer_weights *w = &f->parts.weights->layers[l];
+    struct phx_rope_append append = {.qkv = qkv,
+                                     .n_heads = hq,
+                                     .cos_sin = rotation(f, l, qkv.rows),
+                                     .q_norm = w->q_norm,
+                                     .k_norm = w->k_norm,
+                                     .epsilon = c->norm_epsilon,
+                                     .kv = f->parts.kv[l],
+                                     .layout = &step->layout};
+    if (c->qk_norm_all) {
+        append.squares = phx_forward_part(f->a.squares, qkv.rows, 2);
+        append.q_full = phx_config_dim(c, l, PHX_DIM_Q);
+        append.k_full = phx_config_dim(c, l, PHX_DIM_KV);
+        PHX_TRY(phx_op_head_squares(
+            s, &(struct phx_head_squares){.qkv = qkv,
+                                          .n_heads = hq,
+                                          .n_kv_heads = hk,
+                                          .head_dim = c->layers[l].shape.head_dim,
+                                          .out = append.squares}));
+        PHX_TRY(phx_comm_all_reduce(f->parts.comm, s, append.squares));
+    }
+    return phx_op_rope_append(s, &append);
 }
 
 /* x [full] -> partial [partial] */
@@ -255,24 +273,14 @@ static enum phx_status attention_block(struct phx_forward *f, struct phx_stream 
     int rank = phx_shard_plan_rank(f->parts.plan);
     int64_t hq = phx_interval_length(phx_shard_plan_q_heads(f->parts.plan, rank, l));
     int64_t hk = phx_interval_length(phx_shard_plan_kv_heads(f->parts.plan, rank, l));
-    struct phx_tensor qkv = part(f->a.qkv, n, (hq + 2 * hk) * d);
-    struct phx_tensor attended = part(f->a.attended, n, hq * d);
-    int32_t rope = f->layer_rope[l];
+    struct phx_tensor qkv = phx_forward_part(f->a.qkv, n, (hq + 2 * hk) * d);
+    struct phx_tensor attended = phx_forward_part(f->a.attended, n, hq * d);
     PHX_TRY(phx_op_linear(
         s, &(struct phx_linear){.x = x, .weight = w->qkv, .bias = w->qkv_bias, .out = qkv}));
-    PHX_TRY(look(f, s, step, PHX_POINT_QKV, l, qkv));
-    PHX_TRY(phx_op_rope_append(
-        s,
-        &(struct phx_rope_append){.qkv = qkv,
-                                  .n_heads = (int32_t)hq,
-                                  .cos_sin = part(f->a.rope[rope], n, 2 * f->rope_freq[rope].cols),
-                                  .q_norm = w->q_norm,
-                                  .k_norm = w->k_norm,
-                                  .epsilon = c->norm_epsilon,
-                                  .kv = f->parts.kv[l],
-                                  .layout = &step->layout}));
+    PHX_TRY(phx_forward_look(f, s, step, PHX_POINT_QKV, l, qkv));
+    PHX_TRY(rotate_and_append(f, s, step, l, (int32_t)hq, (int32_t)hk, qkv));
     struct phx_tensor q = phx_tensor_cols(qkv, 0, hq * d);
-    PHX_TRY(look(f, s, step, PHX_POINT_Q, l, q));
+    PHX_TRY(phx_forward_look(f, s, step, PHX_POINT_Q, l, q));
     PHX_TRY(phx_op_attention(
         s, &(struct phx_attention){.q = q,
                                    .n_heads = (int32_t)hq,
@@ -280,53 +288,38 @@ static enum phx_status attention_block(struct phx_forward *f, struct phx_stream 
                                    .layout = &step->layout,
                                    .window = layer->window,
                                    .scale = c->attention_scale,
+                                   .soft_cap = c->attention_soft_cap,
                                    .out = attended,
                                    .tap = f->taps == NULL ? NULL
                                                           : f->taps->attention(f->taps->user, l)}));
-    PHX_TRY(look(f, s, step, PHX_POINT_ATTENDED, l, attended));
-    PHX_TRY(phx_op_linear(
-        s, &(struct phx_linear){.x = attended, .weight = w->o, .bias = w->o_bias, .out = partial}));
-    return look(f, s, step, PHX_POINT_O, l, partial);
+    PHX_TRY(phx_forward_look(f, s, step, PHX_POINT_ATTENDED, l, attended));
+    PHX_TRY(phx_op_linear(s, &(struct phx_linear){.x = attended,
+                                                  .weight = w->o,
+                                                  .bias = w->o_bias,
+                                                  .scale = c->residual_scale,
+                                                  .out = partial}));
+    return phx_forward_look(f, s, step, PHX_POINT_O, l, partial);
 }
 
-/* x [full] -> partial [partial] */
-static enum phx_status ffn_block(struct phx_forward *f, struct phx_stream *s,
-                                 const struct phx_step *step, int32_t l, struct phx_tensor x,
-                                 struct phx_tensor partial)
-{
-    const struct phx_layer_weights *w = &f->parts.weights->layers[l];
-    int rank = phx_shard_plan_rank(f->parts.plan);
-    int64_t cols =
-        phx_interval_length(phx_shard_plan_interval(f->parts.plan, rank, l, PHX_DIM_FFN));
-    struct phx_tensor ffn = part(f->a.ffn, x.rows, cols);
-    PHX_TRY(phx_op_gate_up(s, &(struct phx_gate_up){.x = x,
-                                                    .weight = w->gate_up,
-                                                    .bias = w->gate_up_bias,
-                                                    .activation = f->parts.config->activation,
-                                                    .out = ffn}));
-    PHX_TRY(look(f, s, step, PHX_POINT_GATE_UP, l, ffn));
-    PHX_TRY(phx_op_linear(
-        s,
-        &(struct phx_linear){.x = ffn, .weight = w->down, .bias = w->down_bias, .out = partial}));
-    return look(f, s, step, PHX_POINT_DOWN, l, partial);
-}
-
-/* residual (+)= sum of partial over ranks; x = norm(residual) [full]. `point` is the residual's. */
+/* residual (+)= sum of partial over ranks, normed by `post` if there is such a norm; x =
+ * norm(residual) [full]. `point` is the residual's. */
 static enum phx_status reduce_norm(struct phx_forward *f, struct phx_stream *s,
                                    const struct phx_step *step, enum phx_point point, int32_t l,
-                                   struct phx_tensor partial, struct phx_tensor residual,
-                                   struct phx_tensor weight, struct phx_tensor x)
+                                   struct phx_tensor partial, struct phx_tensor post,
+                                   struct phx_tensor residual, struct phx_tensor weight,
+                                   struct phx_tensor x)
 {
     PHX_TRY(phx_comm_reduce_norm(
         f->parts.comm, s,
         &(struct phx_reduce_norm){.partial = partial,
                                   .residual = residual,
                                   .start = point == PHX_POINT_RESIDUAL && l == 0,
+                                  .post = post,
                                   .weight = weight,
                                   .epsilon = f->parts.config->norm_epsilon,
                                   .out = x}));
-    PHX_TRY(look(f, s, step, point, l, residual));
-    return look(f, s, step, (enum phx_point)(point + 1), l, x);
+    PHX_TRY(phx_forward_look(f, s, step, point, l, residual));
+    return phx_forward_look(f, s, step, (enum phx_point)(point + 1), l, x);
 }
 
 /* Penalties look at counts that include the newest token: it is a row of this step. */
@@ -353,8 +346,8 @@ static enum phx_status draw_from_candidates(struct phx_forward *f, struct phx_st
     int size = phx_shard_plan_size(f->parts.plan);
     int64_t m = step->n_outputs;
     int64_t width = (step->n_candidates + 1) * (int64_t)sizeof(struct phx_candidate);
-    struct phx_tensor records = part(f->a.records, m, width);
-    struct phx_tensor all = part(f->a.all_records, m, size * width);
+    struct phx_tensor records = phx_forward_part(f->a.records, m, width);
+    struct phx_tensor all = phx_forward_part(f->a.all_records, m, size * width);
     for (int r = 0; r <= size; r++) f->record_begin[r] = r * width;
     PHX_TRY(phx_op_sample_candidates(
         s, &(struct phx_sample_candidates){
@@ -393,7 +386,7 @@ static enum phx_status draw(struct phx_forward *f, struct phx_stream *s,
     struct phx_tensor adjusted = logits;
     bool full = step->draw == PHX_DRAW_FULL;
     if (step->adjust && step->draw != PHX_DRAW_NONE) {
-        adjusted = part(f->a.adjusted, m, logits.cols);
+        adjusted = phx_forward_part(f->a.adjusted, m, logits.cols);
         PHX_TRY(phx_op_adjust_logits(
             s, &(struct phx_adjust_logits){
                    .logits = logits,
@@ -403,14 +396,14 @@ static enum phx_status draw(struct phx_forward *f, struct phx_stream *s,
                    .adjusted = adjusted}));
     }
     if (full || step->gather_logits) {
-        result->logits = part(f->a.all_logits, m, all_vocab);
+        result->logits = phx_forward_part(f->a.all_logits, m, all_vocab);
         PHX_TRY(gather_vocab(f, s, logits, result->logits));
     }
     if (step->draw == PHX_DRAW_NONE) return PHX_OK;
     if (!full) return draw_from_candidates(f, s, step, logits, adjusted, result);
     struct phx_tensor all_adjusted = result->logits;
     if (step->adjust) {
-        all_adjusted = part(f->a.all_adjusted, m, all_vocab);
+        all_adjusted = phx_forward_part(f->a.all_adjusted, m, all_vocab);
         PHX_TRY(gather_vocab(f, s, adjusted, all_adjusted));
     }
     return phx_op_sample_full(s, &(struct phx_sample_full){.logits = result->logits,
@@ -429,13 +422,13 @@ static enum phx_status keep_outputs(struct phx_forward *f, struct phx_stream *s,
                                     struct phx_tensor *residual, struct phx_tensor *partial)
 {
     int64_t m = step->n_outputs;
-    struct phx_tensor out_residual = part(f->a.out_residual, m, residual->cols);
-    struct phx_tensor out_partial = part(f->out_partial, m, partial->cols);
+    struct phx_tensor out_residual = phx_forward_part(f->a.out_residual, m, residual->cols);
+    struct phx_tensor out_partial = phx_forward_part(f->out_partial, m, partial->cols);
     PHX_TRY(
         phx_op_gather_rows(s, &(struct phx_gather_rows){*residual, step->out_rows, out_residual}));
     PHX_TRY(
         phx_op_gather_rows(s, &(struct phx_gather_rows){*partial, step->out_rows, out_partial}));
-    *x = part(f->a.out_x, m, x->cols);
+    *x = phx_forward_part(f->a.out_x, m, x->cols);
     *residual = out_residual;
     *partial = out_partial;
     return PHX_OK;
@@ -446,13 +439,15 @@ static enum phx_status head(struct phx_forward *f, struct phx_stream *s,
                             const struct phx_step *step, struct phx_tensor x,
                             struct phx_forward_result *result)
 {
-    result->ids = part(f->a.ids, x.rows, 1);
-    result->logprobs = part(f->a.logprobs, x.rows, 1);
-    result->local_logits = part(f->a.logits, x.rows, f->a.logits.cols);
+    result->ids = phx_forward_part(f->a.ids, x.rows, 1);
+    result->logprobs = phx_forward_part(f->a.logprobs, x.rows, 1);
+    result->local_logits = phx_forward_part(f->a.logits, x.rows, f->a.logits.cols);
     PHX_TRY(phx_op_linear(s, &(struct phx_linear){.x = x,
                                                   .weight = f->parts.weights->lm_head,
+                                                  .scale = f->parts.config->logits_scale,
+                                                  .soft_cap = f->parts.config->logits_soft_cap,
                                                   .out = result->local_logits}));
-    PHX_TRY(look(f, s, step, PHX_POINT_LOGITS, 0, result->local_logits));
+    PHX_TRY(phx_forward_look(f, s, step, PHX_POINT_LOGITS, 0, result->local_logits));
     return draw(f, s, step, result->local_logits, result);
 }
 
@@ -463,20 +458,20 @@ enum phx_status phx_forward_run(struct phx_forward *forward, struct phx_stream *
     const struct phx_config *c = f->parts.config;
     const struct phx_weights *w = f->parts.weights;
     int64_t n = step->layout.n_rows;
-    struct phx_tensor x = part(f->a.x, n, c->hidden);
-    struct phx_tensor residual = part(f->a.residual, n, c->hidden);
-    struct phx_tensor partial = part(f->partial, n, c->hidden);
+    struct phx_tensor x = phx_forward_part(f->a.x, n, c->hidden);
+    struct phx_tensor residual = phx_forward_part(f->a.residual, n, c->hidden);
+    struct phx_tensor partial = phx_forward_part(f->partial, n, c->hidden);
     memset(out, 0, sizeof *out);
     PHX_TRY(phx_comm_begin_step(f->parts.comm, stream));
-    PHX_TRY(look(f, stream, step, PHX_POINT_STEP, 0, (struct phx_tensor){0}));
+    PHX_TRY(phx_forward_look(f, stream, step, PHX_POINT_STEP, 0, (struct phx_tensor){0}));
     if (step->adjust) PHX_TRY(count_tokens(f, stream, step));
     for (int32_t i = 0; i < f->n_ropes; i++)
         PHX_TRY(phx_op_rope_table(
-            stream,
-            &(struct phx_rope_table){.positions = step->layout.positions,
-                                     .inv_freq = f->rope_freq[i],
-                                     .scale = f->rope_scale[i],
-                                     .out = part(f->a.rope[i], n, 2 * f->rope_freq[i].cols)}));
+            stream, &(struct phx_rope_table){
+                        .positions = step->layout.positions,
+                        .inv_freq = f->rope_freq[i],
+                        .scale = f->rope_scale[i],
+                        .out = phx_forward_part(f->a.rope[i], n, 2 * f->rope_freq[i].cols)}));
     /* Each rank has the embeddings of its part of the vocabulary: [partial]. */
     PHX_TRY(phx_op_embed(
         stream, &(struct phx_embed){.table = w->embed,
@@ -484,24 +479,26 @@ enum phx_status phx_forward_run(struct phx_forward *forward, struct phx_stream *
                                         (int32_t)f->vocab_begin[phx_shard_plan_rank(f->parts.plan)],
                                     .ids = step->ids,
                                     .last_ids = step->last_ids,
-                                    .scale = 1,
+                                    .scale = c->embed_scale,
                                     .out = partial}));
-    PHX_TRY(look(f, stream, step, PHX_POINT_EMBED, 0, partial));
+    PHX_TRY(phx_forward_look(f, stream, step, PHX_POINT_EMBED, 0, partial));
+    struct phx_tensor post = {0}; /* of what was computed last */
     for (int32_t l = 0; l < c->n_layers; l++) {
         const struct phx_layer_weights *layer = &w->layers[l];
-        PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_RESIDUAL, l, partial, residual,
+        PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_RESIDUAL, l, partial, post, residual,
                             layer->attn_norm, x));
         PHX_TRY(attention_block(f, stream, step, l, x, partial));
         if (l + 1 == c->n_layers) {
             if (step->n_outputs == 0) return PHX_OK;
             PHX_TRY(keep_outputs(f, stream, step, &x, &residual, &partial));
         }
-        PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_MID_RESIDUAL, l, partial, residual,
-                            layer->ffn_norm, x));
-        PHX_TRY(ffn_block(f, stream, step, l, x, partial));
+        PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_MID_RESIDUAL, l, partial,
+                            layer->attn_post_norm, residual, layer->ffn_norm, x));
+        PHX_TRY(phx_forward_mlp(f, stream, step, l, x, partial));
+        post = layer->ffn_post_norm;
     }
-    PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_END_RESIDUAL, c->n_layers - 1, partial, residual,
-                        w->final_norm, x));
+    PHX_TRY(reduce_norm(f, stream, step, PHX_POINT_END_RESIDUAL, c->n_layers - 1, partial, post,
+                        residual, w->final_norm, x));
     return head(f, stream, step, x, out);
 }
 
@@ -509,12 +506,13 @@ enum phx_status phx_forward_run(struct phx_forward *forward, struct phx_stream *
 void phx_forward_collective_name(const struct phx_config *config, uint32_t ordinal, char *text,
                                  size_t bytes)
 {
-    uint32_t n_sums = 1 + 2 * (uint32_t)config->n_layers;
+    static const char *const names[] = {"the projections", "the attention", "the MLP"};
+    uint32_t each = phx_config_layer_sums(config), layers = (uint32_t)config->n_layers;
     if (ordinal == 0)
         snprintf(text, bytes, "the sum of the embeddings");
-    else if (ordinal < n_sums)
-        snprintf(text, bytes, "the sum after the %s of layer %u", ordinal % 2 ? "attention" : "MLP",
-                 (ordinal - 1) / 2);
+    else if (ordinal <= each * layers)
+        snprintf(text, bytes, "the sum after %s of layer %u",
+                 names[(ordinal - 1) % each + 3 - each], (ordinal - 1) / each);
     else
         snprintf(text, bytes, "the gather of the logits or their candidates");
 }

@@ -47,21 +47,25 @@ struct phx_forward_result {
 /// Places of a pass, in its order (each norm right after its residual), with what stands there.
 /// From PHX_POINT_MID_RESIDUAL of the last layer on only the output rows are left: M instead of N.
 enum phx_point {
-    PHX_POINT_STEP,         ///< the step begins; no tensor
-    PHX_POINT_EMBED,        ///< act [N, E] partial
-    PHX_POINT_RESIDUAL,     ///< f32 [N, E] full: the layer's input
-    PHX_POINT_ATTN_NORM,    ///< act [N, E] full
-    PHX_POINT_QKV,          ///< act [N, (Hq + 2 Hk) D] split: as projected
-    PHX_POINT_Q,            ///< act [N, Hq D] split: normed and rotated; keys are in their pages
-    PHX_POINT_ATTENDED,     ///< act [N, Hq D] split
-    PHX_POINT_O,            ///< act [N, E] partial
-    PHX_POINT_MID_RESIDUAL, ///< f32 [N, E] full
-    PHX_POINT_FFN_NORM,     ///< act [N, E] full
-    PHX_POINT_GATE_UP,      ///< act [N, F] split
-    PHX_POINT_DOWN,         ///< act [N, E] partial
-    PHX_POINT_END_RESIDUAL, ///< f32 [M, E] full: the last layer's output
-    PHX_POINT_FINAL_NORM,   ///< act [M, E] full
-    PHX_POINT_LOGITS,       ///< f32 [M, V] split
+    PHX_POINT_STEP,           ///< the step begins; no tensor
+    PHX_POINT_EMBED,          ///< act [N, E] partial
+    PHX_POINT_RESIDUAL,       ///< f32 [N, E] full: the layer's input
+    PHX_POINT_ATTN_NORM,      ///< act [N, E] full
+    PHX_POINT_QKV,            ///< act [N, (Hq + 2 Hk) D] split: as projected
+    PHX_POINT_Q,              ///< act [N, Hq D] split: normed and rotated; keys are in their pages
+    PHX_POINT_ATTENDED,       ///< act [N, Hq D] split
+    PHX_POINT_O,              ///< act [N, E] partial
+    PHX_POINT_MID_RESIDUAL,   ///< f32 [N, E] full
+    PHX_POINT_FFN_NORM,       ///< act [N, E] full
+    PHX_POINT_ROUTER,         ///< f32 [N, X] full: logits; this and the next two of experts only
+    PHX_POINT_CHOSEN,         ///< i32 [N, k] full: experts
+    PHX_POINT_CHOICE,         ///< f32 [N, k] full: their weights
+    PHX_POINT_GATE_UP,        ///< act [N, F] split; of experts [N, k F], other ranks' undefined
+    PHX_POINT_SHARED_GATE_UP, ///< act [N, F] split, of the shared expert
+    PHX_POINT_DOWN,           ///< act [N, E] partial
+    PHX_POINT_END_RESIDUAL,   ///< f32 [M, E] full: the last layer's output
+    PHX_POINT_FINAL_NORM,     ///< act [M, E] full
+    PHX_POINT_LOGITS,         ///< f32 [M, V] split
     PHX_POINT_COUNT
 };
 

@@ -229,17 +229,18 @@ static enum phx_status make_json(const struct maker *m)
 static enum phx_status read_divisors(const struct phx_gguf *gguf, struct phx_config *config)
 {
     const struct phx_file_tensor *t = phx_gguf_tensor(gguf, "rope_freqs.weight");
-    int32_t n = config->layers[0].shape.head_dim / 2;
+    int32_t n = config->ropes[0].rotated / 2;
     if (!t) return PHX_OK;
     if (t->dtype != PHX_F32 || t->n_dims != 1 || t->shape[0] != n) {
         return phx_fail(PHX_BAD_DATA, "%s: tensor %s must hold %d numbers of type F32", t->file,
                         t->name, n);
     }
-    config->rope.divisors = malloc((size_t)n * sizeof *config->rope.divisors);
-    if (!config->rope.divisors) return phx_fail(PHX_OUT_OF_MEMORY, "%s: out of memory", t->file);
-    memcpy(config->rope.divisors, t->data, t->bytes);
+    config->ropes[0].divisors = malloc((size_t)n * sizeof *config->ropes[0].divisors);
+    if (!config->ropes[0].divisors)
+        return phx_fail(PHX_OUT_OF_MEMORY, "%s: out of memory", t->file);
+    memcpy(config->ropes[0].divisors, t->data, t->bytes);
     for (int32_t i = 0; i < n; i++) {
-        float divisor = config->rope.divisors[i];
+        float divisor = config->ropes[0].divisors[i];
         if (!(divisor >= 1e-6f && divisor <= 1e6f)) {
             return phx_fail(PHX_BAD_DATA, "%s: tensor %s has the factor %g; 1e-6 to 1e6 would work",
                             t->file, t->name, (double)divisor);

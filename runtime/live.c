@@ -4,31 +4,82 @@
 
 #include "kernels/base/check.h"
 
-struct phx_live_share phx_live_share(const struct phx_live *c, enum phx_activation_name name,
-                                     int32_t layer, int rank)
+int64_t phx_live_cols(const struct phx_live *c, enum phx_activation_name name, int32_t layer)
 {
-    const struct phx_config *config = c->config;
-    const struct phx_seen_cache *cache = phx_capture_cache(c->capture, rank, layer < 0 ? 0 : layer);
-    const int64_t dim = cache->head_dim;
+    const struct phx_layer_config *config = &c->config->layers[layer < 0 ? 0 : layer];
+    const struct phx_layer_shape *s = &config->shape;
     switch (name) {
     case PHX_ACT_Q_PROJ:
     case PHX_ACT_Q:
     case PHX_ACT_ATTN:
-        return (struct phx_live_share){{cache->q_heads.begin * dim, cache->q_heads.end * dim}, dim};
+        return (int64_t)s->n_heads * s->head_dim;
     case PHX_ACT_K_PROJ:
     case PHX_ACT_K:
     case PHX_ACT_V:
-        return (struct phx_live_share){{cache->kv_heads.begin * dim, cache->kv_heads.end * dim},
-                                       dim};
+        return (int64_t)s->n_kv_heads * s->head_dim;
     case PHX_ACT_SCORES:
-        return (struct phx_live_share){{cache->q_heads.begin * c->n, cache->q_heads.end * c->n},
-                                       c->n};
+        return (int64_t)s->n_heads * c->n;
+    case PHX_ACT_ROUTER:
+    case PHX_ACT_EXPERTS:
+        return s->n_experts;
     case PHX_ACT_GATE_UP:
-        return (struct phx_live_share){cache->ffn, 0};
+        return s->n_experts > 0 ? s->n_experts * s->moe_ffn : s->ffn;
+    case PHX_ACT_SHARED_GATE_UP:
+        return s->shared_ffn;
     case PHX_ACT_LOGITS:
-        return (struct phx_live_share){cache->vocab, 0};
+        return c->config->vocab;
     default:
-        return (struct phx_live_share){{0, config->hidden}, 0};
+        return c->config->hidden;
+    }
+}
+
+static struct phx_live_share share_of(struct phx_interval units, int64_t unit_cols)
+{
+    return (struct phx_live_share){.cols = {units.begin * unit_cols, units.end * unit_cols},
+                                   .head_cols = unit_cols,
+                                   .n_pieces = 1};
+}
+
+/* Of each of the rank's experts its columns. */
+static struct phx_live_share share_of_experts(const struct phx_seen_cache *cache, int64_t columns)
+{
+    const int64_t first = cache->experts.begin * columns;
+    return (struct phx_live_share){
+        .cols = {first + cache->moe_ffn.begin, first + cache->moe_ffn.end},
+        .head_cols = columns,
+        .n_pieces = phx_interval_length(cache->experts),
+        .stride = columns};
+}
+
+struct phx_live_share phx_live_share(const struct phx_live *c, enum phx_activation_name name,
+                                     int32_t layer, int rank)
+{
+    const struct phx_seen_cache *cache = phx_capture_cache(c->capture, rank, layer < 0 ? 0 : layer);
+    struct phx_live_share whole = {.cols = {0, phx_live_cols(c, name, layer)}, .n_pieces = 1};
+    switch (name) {
+    case PHX_ACT_Q_PROJ:
+    case PHX_ACT_Q:
+    case PHX_ACT_ATTN:
+        return share_of(cache->q_heads, cache->head_dim);
+    case PHX_ACT_K_PROJ:
+    case PHX_ACT_K:
+    case PHX_ACT_V:
+        return share_of(cache->kv_heads, cache->head_dim);
+    case PHX_ACT_SCORES:
+        return share_of(cache->q_heads, c->n);
+    case PHX_ACT_GATE_UP:
+        if (phx_interval_length(cache->experts) > 0)
+            return share_of_experts(cache, c->config->layers[layer].shape.moe_ffn);
+        whole.cols = cache->ffn;
+        return whole;
+    case PHX_ACT_SHARED_GATE_UP:
+        whole.cols = cache->shared_ffn;
+        return whole;
+    case PHX_ACT_LOGITS:
+        whole.cols = cache->vocab;
+        return whole;
+    default:
+        return whole;
     }
 }
 
@@ -64,6 +115,36 @@ static bool take_scores(const struct phx_live *c, int32_t layer, int rank, int32
         if (!take(scores == NULL ? NULL : scores + first, position + 1 - first,
                   to + h * c->n + first))
             return false;
+    }
+    return true;
+}
+
+/* The weight of each expert, 0 where it was not chosen. */
+static bool take_choice(const struct phx_live *c, int32_t layer, int rank, int32_t position,
+                        float *to)
+{
+    const float *chosen = seen(c, rank, PHX_POINT_CHOSEN, layer, position, -1);
+    const float *choice = seen(c, rank, PHX_POINT_CHOICE, layer, position, -1);
+    if (chosen == NULL || choice == NULL) return false;
+    memset(to, 0, (size_t)c->config->layers[layer].shape.n_experts * sizeof *to);
+    for (int32_t j = 0; j < c->config->n_chosen; j++) to[(int64_t)chosen[j]] = choice[j];
+    return true;
+}
+
+/* Of each expert of the rank its hidden columns, 0 where it was not chosen. */
+static bool take_experts(const struct phx_live *c, int32_t layer, int rank, int32_t position,
+                         float *to)
+{
+    const struct phx_seen_cache *cache = phx_capture_cache(c->capture, rank, layer);
+    const float *chosen = seen(c, rank, PHX_POINT_CHOSEN, layer, position, -1);
+    const float *hidden = seen(c, rank, PHX_POINT_GATE_UP, layer, position, -1);
+    const int64_t n = phx_interval_length(cache->moe_ffn);
+    if (chosen == NULL || hidden == NULL) return false;
+    memset(to, 0, (size_t)(phx_interval_length(cache->experts) * n) * sizeof *to);
+    for (int32_t j = 0; j < c->config->n_chosen; j++) {
+        const int64_t e = (int64_t)chosen[j];
+        if (e < cache->experts.begin || e >= cache->experts.end) continue;
+        memcpy(to + (e - cache->experts.begin) * n, hidden + j * n, (size_t)n * sizeof *to);
     }
     return true;
 }
@@ -113,7 +194,16 @@ bool phx_live_row(const struct phx_live *c, enum phx_activation_name name, int32
         return take(SEEN(PHX_POINT_MID_RESIDUAL, layer), hidden, to);
     case PHX_ACT_FFN_NORM:
         return take(SEEN(PHX_POINT_FFN_NORM, layer), hidden, to);
+    case PHX_ACT_ROUTER:
+        return take(SEEN(PHX_POINT_ROUTER, layer), c->config->layers[layer].shape.n_experts, to);
+    case PHX_ACT_EXPERTS:
+        return take_choice(c, layer, rank, position, to);
+    case PHX_ACT_SHARED_GATE_UP:
+        return take(SEEN(PHX_POINT_SHARED_GATE_UP, layer), phx_interval_length(cache->shared_ffn),
+                    to);
     case PHX_ACT_GATE_UP:
+        if (phx_interval_length(cache->experts) > 0)
+            return take_experts(c, layer, rank, position, to);
         return take(SEEN(PHX_POINT_GATE_UP, layer), phx_interval_length(cache->ffn), to);
     case PHX_ACT_DOWN:
         return take_difference(layer_output(c, layer, rank, position),

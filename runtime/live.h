@@ -19,8 +19,24 @@ struct phx_live {
 /// Where a rank's share of an activation lies.
 struct phx_live_share {
     struct phx_interval cols; ///< of the whole activation
-    int64_t head_cols;        ///< columns of a head; 0: it has no heads
+    int64_t head_cols;        ///< columns of a head, or of an expert; 0: it has neither
+    int64_t n_pieces, stride; ///< as many pieces as long as `cols`, each that far from the last
 };
+
+static inline int64_t phx_live_share_length(struct phx_live_share share)
+{
+    return share.n_pieces * phx_interval_length(share.cols);
+}
+
+/// The column of the whole activation that the share's own column i is.
+static inline int64_t phx_live_share_col(struct phx_live_share share, int64_t i)
+{
+    int64_t length = phx_interval_length(share.cols);
+    return share.cols.begin + i / length * share.stride + i % length;
+}
+
+/// Columns of the whole activation in a layer; 0: the layer has no such activation.
+int64_t phx_live_cols(const struct phx_live *live, enum phx_activation_name name, int32_t layer);
 
 /// `layer` is -1 for the activations of none.
 struct phx_live_share phx_live_share(const struct phx_live *live, enum phx_activation_name name,

@@ -40,7 +40,7 @@ size_t phx_weights_device_bytes(const struct phx_config *config, const struct ph
     size_t bytes = 0;
     memset(by_kind, 0, PHX_WEIGHT_KIND_COUNT * sizeof *by_kind);
     while (phx_weight_walk_next(&walk, &place))
-        if (!place.is_vector)
+        if (!place.is_vector && !place.continues)
             by_kind[phx_slot_kind(place.slot)] += phx_weight_bytes(device, &place.shape);
     by_kind[PHX_WEIGHT_VECTORS] = walk.vector_bytes;
     for (int kind = 0; kind < PHX_WEIGHT_KIND_COUNT; kind++) bytes += by_kind[kind];
@@ -66,6 +66,16 @@ static struct phx_weight **matrix_at(struct phx_weights *weights,
         return &layer->gate_up;
     case PHX_SLOT_DOWN:
         return &layer->down;
+    case PHX_SLOT_ROUTER:
+        return &layer->router;
+    case PHX_SLOT_SHARED_GATE_UP:
+        return &layer->shared_gate_up;
+    case PHX_SLOT_SHARED_DOWN:
+        return &layer->shared_down;
+    case PHX_SLOT_EXPERTS_GATE_UP:
+        return &layer->experts_gate_up;
+    case PHX_SLOT_EXPERTS_DOWN:
+        return &layer->experts_down;
     default:
         phx_assert_failed("the slot of a matrix", __FILE__, __LINE__);
     }
@@ -86,12 +96,16 @@ static struct phx_tensor *vector_at(struct phx_weights *weights,
         return &layer->k_norm;
     case PHX_SLOT_O_BIAS:
         return &layer->o_bias;
+    case PHX_SLOT_ATTN_POST_NORM:
+        return &layer->attn_post_norm;
     case PHX_SLOT_FFN_NORM:
         return &layer->ffn_norm;
     case PHX_SLOT_GATE_UP_BIAS:
         return &layer->gate_up_bias;
     case PHX_SLOT_DOWN_BIAS:
         return &layer->down_bias;
+    case PHX_SLOT_FFN_POST_NORM:
+        return &layer->ffn_post_norm;
     case PHX_SLOT_FINAL_NORM:
         return &weights->final_norm;
     default:
@@ -111,6 +125,7 @@ static enum phx_status create(struct phx_weight_walk walk, struct phx_device *de
     PHX_TRY(phx_buffer_create(device, vector_bytes, &weights->vectors));
     struct phx_weight_place place;
     while (phx_weight_walk_next(&walk, &place)) {
+        if (place.continues) continue;
         if (!place.is_vector) {
             PHX_TRY(phx_weight_create(device, &place.shape, matrix_at(weights, &place)));
         } else if (!place.absent) {
@@ -131,6 +146,11 @@ void phx_weights_destroy(struct phx_weights *weights)
         phx_weight_destroy(layer->o);
         phx_weight_destroy(layer->gate_up);
         phx_weight_destroy(layer->down);
+        phx_weight_destroy(layer->router);
+        phx_weight_destroy(layer->shared_gate_up);
+        phx_weight_destroy(layer->shared_down);
+        phx_weight_destroy(layer->experts_gate_up);
+        phx_weight_destroy(layer->experts_down);
     }
     if (weights->lm_head != weights->embed) phx_weight_destroy(weights->lm_head);
     phx_weight_destroy(weights->embed);
@@ -172,7 +192,8 @@ struct rectangle {
 static struct rectangle rectangle_of(const struct phx_weight_part *part, int64_t row, int64_t rows)
 {
     enum phx_dtype dtype = (enum phx_dtype)part->tensor->dtype;
-    int64_t left = phx_interval_length(part->rows) - row, first = part->rows.begin + row;
+    int64_t left = phx_interval_length(part->rows) - row,
+            first = part->span.first_row + part->rows.begin + row;
     int64_t half = part->row->row_dim == PHX_DIM_ONE ? 0 : part->tensor->head_rows / 2;
     struct phx_interval cols = phx_weight_part_file_cols(part);
     size_t pitch = phx_dtype_bytes(dtype, part->full_cols);
@@ -218,6 +239,7 @@ struct chunk {
     enum phx_dtype dtype;
     struct rectangle from;
     int64_t offset; /* in the place: rows, of a vector columns */
+    float added;    /* to each value of a vector */
 };
 
 static void next_part(struct reader *r)
@@ -234,7 +256,8 @@ static bool next_chunk(struct reader *r, struct chunk *out)
         if (r->part == r->place.n_parts) {
             if (!phx_weight_walk_next(&r->walk, &r->place)) return false;
             r->part = r->place.absent ? r->place.n_parts : 0;
-            r->part_row = r->offset = 0;
+            r->part_row = 0;
+            r->offset = r->place.first_row;
             continue;
         }
         const struct phx_weight_part *part = &r->place.parts[r->part];
@@ -250,6 +273,7 @@ static bool next_chunk(struct reader *r, struct chunk *out)
             .dtype = (enum phx_dtype)part->tensor->dtype,
             .from = rectangle_of(part, r->part_row, rows),
             .offset = r->offset + r->part_row,
+            .added = phx_weight_row_offset(part->row, r->walk.config),
         };
         r->part_row += out->from.rows;
         return true;
@@ -263,6 +287,7 @@ static void read_vector(const struct chunk *chunk, float *to)
     for (int64_t i = 0; i < n; i++) {
         int64_t in_file = phx_file_tensor_row(chunk->part->tensor, first + i) - first;
         phx_values_widen(chunk->dtype, chunk->from.data + in_file * (int64_t)each, 1, &to[i]);
+        to[i] += chunk->added;
     }
 }
 
@@ -301,13 +326,14 @@ static void make_vector(const struct phx_config *config, const struct phx_weight
 {
     for (int p = 0; p < place->n_parts; p++) {
         const struct phx_weight_part *part = &place->parts[p];
-        struct phx_dummy dummy = phx_weight_row_dummy(part->row, place->layer, part->full_cols);
+        struct phx_dummy dummy =
+            phx_weight_row_dummy(part->row, place->layer, place->expert, part->full_cols);
         uint32_t key = phx_dummy_row_key(dummy.key, 0);
         for (int64_t i = part->cols.begin; i < part->cols.end; i++) {
             float value = dummy.center + dummy.scale * phx_dummy_unit(key, (uint32_t)i);
             if (config->dtype == PHX_BF16) value = phx_f32_from_bf16(phx_bf16_from_f32(value));
             if (config->dtype == PHX_F16) value = phx_f32_from_f16(phx_f16_from_f32(value));
-            *to++ = value;
+            *to++ = value + phx_weight_row_offset(part->row, config);
         }
     }
 }
@@ -321,13 +347,15 @@ static enum phx_status make_all(struct phx_weight_walk walk, struct filling *fil
             if (!place.absent) make_vector(walk.config, &place, vector_on_host(filling, &place));
             continue;
         }
-        int64_t row = 0;
+        int64_t row = place.first_row;
         for (int p = 0; p < place.n_parts; p++) {
             const struct phx_weight_part *part = &place.parts[p];
             int64_t rows = phx_interval_length(part->rows);
-            struct phx_dummy dummy = phx_weight_row_dummy(part->row, place.layer, part->full_cols);
+            struct phx_dummy dummy =
+                phx_weight_row_dummy(part->row, place.layer, place.expert, part->full_cols);
             PHX_TRY(phx_weight_write_dummy(filling->stream, *matrix_at(weights, &place), row, rows,
-                                           &dummy, part->rows.begin, part->cols.begin));
+                                           &dummy, part->span.first_row + part->rows.begin,
+                                           part->cols.begin));
             row += rows;
         }
     }

@@ -38,8 +38,10 @@ static struct phx_limits stream_limits(const struct phx_config *config,
     for (int32_t i = 0; i < config->n_layers; i++) {
         const struct phx_layer_shape *shape = &config->layers[i].shape;
         int64_t q = local(plan, i, PHX_DIM_Q), kv = local(plan, i, PHX_DIM_KV);
-        int64_t ffn = local(plan, i, PHX_DIM_FFN);
-        l.max_in = max64(l.max_in, max64(q, ffn));
+        int64_t shared = local(plan, i, PHX_DIM_SHARED_FFN);
+        int64_t ffn = max64(local(plan, i, PHX_DIM_FFN), shared);
+        int64_t moe_ffn = local(plan, i, PHX_DIM_MOE_FFN);
+        l.max_in = max64(l.max_in, max64(q, max64(ffn, moe_ffn)));
         l.max_out = max64(l.max_out, max64(q + 2 * kv, 2 * ffn));
         l.max_heads = (int32_t)max64(l.max_heads, q / shape->head_dim);
         l.max_kv_heads = (int32_t)max64(l.max_kv_heads, kv / shape->head_dim);
@@ -48,7 +50,8 @@ static struct phx_limits stream_limits(const struct phx_config *config,
     return l;
 }
 
-/* What is free, less rank 0's logits where they lie there too. */
+/* What is free. On the CPU less rank 0's logits, on other machines too, which could have that much
+ * more: who shares rank 0's machine is not known here. */
 static void find_room(const struct phx_memory_share *share, struct phx_memory_plan *out)
 {
     struct phx_device_info info;

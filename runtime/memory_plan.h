@@ -5,6 +5,10 @@
 /// pages: as many as the run can ever need where they fit on every rank, otherwise as many as do,
 /// but enough for one text of the greatest length. Texts that do not fit together wait
 /// (scheduler.h).
+///
+/// On GPUs some of what is taken is not planned, since nobody tells it before: NCCL's own buffers,
+/// cuBLASLt's code, the graphs of recorded steps (step_graphs.h). It has to fit in what the
+/// utilization leaves: a tenth of the GPU unless the user asks for less.
 #ifndef PHX_RUNTIME_MEMORY_PLAN_H
 #define PHX_RUNTIME_MEMORY_PLAN_H
 

@@ -6,8 +6,7 @@
 
 #include "kernels/base/blocks.h"
 #include "kernels/base/check.h"
-#include "kernels/base/random.h"
-#include "runtime/weights.h"
+#include "runtime/reference_impl.h"
 
 /* Where each tensor stands in the catalogue: its slot, and the how-manieth of the slot it is. */
 static const struct place {
@@ -23,51 +22,43 @@ static const struct place {
     [PHX_REF_GATE] = {PHX_SLOT_GATE_UP, PHX_SLOT_GATE_UP_BIAS, 0},
     [PHX_REF_UP] = {PHX_SLOT_GATE_UP, PHX_SLOT_GATE_UP_BIAS, 1},
     [PHX_REF_DOWN] = {PHX_SLOT_DOWN, PHX_SLOT_DOWN_BIAS, 0},
+    [PHX_REF_ROUTER] = {PHX_SLOT_ROUTER, PHX_SLOT_COUNT, 0},
+    [PHX_REF_SHARED_SCALE] = {PHX_SLOT_ROUTER, PHX_SLOT_COUNT, 1},
+    [PHX_REF_SHARED_GATE] = {PHX_SLOT_SHARED_GATE_UP, PHX_SLOT_COUNT, 0},
+    [PHX_REF_SHARED_UP] = {PHX_SLOT_SHARED_GATE_UP, PHX_SLOT_COUNT, 1},
+    [PHX_REF_SHARED_DOWN] = {PHX_SLOT_SHARED_DOWN, PHX_SLOT_COUNT, 0},
     [PHX_REF_ATTN_NORM] = {PHX_SLOT_ATTN_NORM, PHX_SLOT_COUNT, 0},
+    [PHX_REF_ATTN_POST_NORM] = {PHX_SLOT_ATTN_POST_NORM, PHX_SLOT_COUNT, 0},
     [PHX_REF_FFN_NORM] = {PHX_SLOT_FFN_NORM, PHX_SLOT_COUNT, 0},
+    [PHX_REF_FFN_POST_NORM] = {PHX_SLOT_FFN_POST_NORM, PHX_SLOT_COUNT, 0},
     [PHX_REF_FINAL_NORM] = {PHX_SLOT_FINAL_NORM, PHX_SLOT_COUNT, 0},
     [PHX_REF_Q_NORM] = {PHX_SLOT_Q_NORM, PHX_SLOT_COUNT, 0},
     [PHX_REF_K_NORM] = {PHX_SLOT_K_NORM, PHX_SLOT_COUNT, 0},
 };
 
-struct tensor {
-    int64_t rows, cols;                 /* rows 0: the model has none */
-    const struct phx_file_tensor *file; /* NULL: made up by `dummy` */
-    struct phx_dummy dummy;
-};
-
-/* A tensor and its bias. */
-struct pair {
-    struct tensor weight, bias;
-};
-
-struct phx_reference {
-    const struct phx_config *config;
-    const struct phx_checkpoint *checkpoint;
-    struct phx_reference_options options;
-    struct pair *tensors; /* [n_layers][PHX_REF_TENSOR_COUNT]; those of no layer in each */
-    int64_t widest;       /* columns */
-    double *row;          /* [widest] scratch */
-};
-
 /* ---- tensors ---- */
 
-static enum phx_status find_tensor(const struct phx_reference *r, enum phx_slot slot, int index,
-                                   int32_t layer, struct tensor *out)
+enum phx_status phx_ref_find(const struct phx_reference *r, enum phx_slot slot, int index,
+                             int32_t layer, int32_t expert, struct phx_ref_matrix *out)
 {
     size_t n_rows;
     const struct phx_weight_row *rows = phx_weight_rows(r->config, &n_rows), *row = NULL;
     for (size_t i = 0; i < n_rows && row == NULL; i++)
-        if (rows[i].slot == slot && index-- == 0) row = &rows[i];
-    *out = (struct tensor){0};
-    if (row == NULL || !phx_weight_row_wanted(row, r->config)) return PHX_OK;
+        if (rows[i].slot == slot && phx_weight_row_wanted(&rows[i], r->config, layer) &&
+            index-- == 0)
+            row = &rows[i];
+    *out = (struct phx_ref_matrix){0};
+    if (row == NULL) return PHX_OK;
     out->rows = phx_config_dim(r->config, layer, row->row_dim);
     out->cols = phx_config_dim(r->config, layer, row->col_dim);
-    out->dummy = phx_weight_row_dummy(row, layer, out->cols);
+    struct phx_weight_span span = phx_weight_row_span(row, r->config, layer);
+    out->first_row = span.first_row;
+    out->offset = (double)phx_weight_row_offset(row, r->config);
+    out->dummy = phx_weight_row_dummy(row, layer, expert, out->cols);
     if (r->checkpoint == NULL) return PHX_OK;
 
     char name[PHX_WEIGHT_NAME_BYTES];
-    phx_weight_row_name(row, layer, name);
+    phx_weight_row_name(row, layer, expert, name);
     out->file = phx_checkpoint_find(r->checkpoint, name);
     if (out->file == NULL)
         return phx_fail(PHX_BAD_DATA, "%s has no tensor %s", phx_checkpoint_path(r->checkpoint),
@@ -75,23 +66,23 @@ static enum phx_status find_tensor(const struct phx_reference *r, enum phx_slot 
     int dtype = out->file->dtype;
     if (dtype >= 0 && phx_dtype_traits((enum phx_dtype)dtype)->is_weight &&
         out->cols % phx_dtype_traits((enum phx_dtype)dtype)->block_elements == 0 &&
-        out->file->bytes == phx_dtype_bytes((enum phx_dtype)dtype, out->rows * out->cols))
+        out->file->bytes == phx_dtype_bytes((enum phx_dtype)dtype, span.all_rows * out->cols))
         return PHX_OK;
     return phx_fail(PHX_BAD_DATA, "%s: %s has %zu bytes of type %s, not %lld x %lld numbers",
                     out->file->file, name, out->file->bytes, out->file->dtype_name,
-                    (long long)out->rows, (long long)out->cols);
+                    (long long)span.all_rows, (long long)out->cols);
 }
 
 static enum phx_status find_tensors(struct phx_reference *r)
 {
     for (int32_t l = 0; l < r->config->n_layers; l++) {
         for (int t = 0; t < PHX_REF_TENSOR_COUNT; t++) {
-            struct pair *pair = &r->tensors[l * PHX_REF_TENSOR_COUNT + t];
+            struct phx_ref_pair *pair = &r->tensors[l * PHX_REF_TENSOR_COUNT + t];
             struct place place = places[t];
             if (t == PHX_REF_LM_HEAD && r->config->tied) place = places[PHX_REF_EMBED];
-            PHX_TRY(find_tensor(r, place.slot, place.index, l, &pair->weight));
+            PHX_TRY(phx_ref_find(r, place.slot, place.index, l, 0, &pair->weight));
             if (place.bias_slot != PHX_SLOT_COUNT)
-                PHX_TRY(find_tensor(r, place.bias_slot, place.index, l, &pair->bias));
+                PHX_TRY(phx_ref_find(r, place.bias_slot, place.index, l, 0, &pair->bias));
             if (pair->weight.cols > r->widest) r->widest = pair->weight.cols;
             if (pair->bias.cols > r->widest) r->widest = pair->bias.cols;
         }
@@ -112,6 +103,7 @@ enum phx_status phx_reference_create(const struct phx_config *config,
     r->options = *options;
     r->tensors = calloc((size_t)config->n_layers * PHX_REF_TENSOR_COUNT, sizeof *r->tensors);
     if (r->tensors != NULL) PHX_TRY_GOTO(find_tensors(r), fail);
+    PHX_TRY_GOTO(phx_ref_find_experts(r), fail);
     r->row = calloc((size_t)r->widest + 1, sizeof *r->row);
     if (r->tensors == NULL || r->row == NULL) {
         status = phx_fail(PHX_OUT_OF_MEMORY, "no memory for the reference");
@@ -128,19 +120,20 @@ void phx_reference_destroy(struct phx_reference *reference)
 {
     if (reference == NULL) return;
     free(reference->tensors);
+    free(reference->experts);
     free(reference->row);
     free(reference);
 }
 
-static const struct pair *pair_of(const struct phx_reference *r, enum phx_ref_tensor tensor,
-                                  int32_t layer)
+static const struct phx_ref_pair *pair_of(const struct phx_reference *r, enum phx_ref_tensor tensor,
+                                          int32_t layer)
 {
     PHX_ASSERT(layer >= 0 && layer < r->config->n_layers);
     return &r->tensors[layer * PHX_REF_TENSOR_COUNT + (int)tensor];
 }
 
 /* What the rule of struct phx_dummy gives, in the type that the weights would be stored in. */
-static double dummy_at(const struct phx_reference *r, const struct tensor *t, int64_t row,
+static double dummy_at(const struct phx_reference *r, const struct phx_ref_matrix *t, int64_t row,
                        int64_t col)
 {
     uint32_t key = phx_dummy_row_key(t->dummy.key, row);
@@ -151,43 +144,45 @@ static double dummy_at(const struct phx_reference *r, const struct tensor *t, in
 }
 
 /* Block by block: rows of a file are whole ones. */
-static void read_file_row(const struct tensor *t, int64_t row, double *out)
+static void read_file_row(const struct phx_ref_matrix *t, int64_t row, double *out)
 {
     enum phx_dtype dtype = (enum phx_dtype)t->file->dtype;
     int32_t block = phx_dtype_traits(dtype)->block_elements;
     float values[PHX_MAX_BLOCK_ELEMENTS];
     for (int64_t c = 0; c < t->cols; c += block) {
         /* of a vector, whose row is 0, elements may be permuted */
-        int64_t index = t->rows == 1 ? phx_file_tensor_row(t->file, c)
-                                     : phx_file_tensor_row(t->file, row) * t->cols + c;
+        int64_t index = t->file->n_dims == 1 ? phx_file_tensor_row(t->file, c)
+                                             : phx_file_tensor_row(t->file, row) * t->cols + c;
         const char *at = (const char *)t->file->data + phx_dtype_bytes(dtype, index);
         phx_values_widen(dtype, at, block, values);
         for (int32_t i = 0; i < block; i++) out[c + i] = (double)values[i];
     }
 }
 
-static void read_row(const struct phx_reference *r, const struct tensor *t, int64_t row,
-                     double *out)
+void phx_ref_read_row(const struct phx_reference *r, const struct phx_ref_matrix *t, int64_t row,
+                      double *out)
 {
     PHX_ASSERT(row >= 0 && row < t->rows);
+    row += t->first_row;
     if (t->file != NULL)
         read_file_row(t, row, out);
     else
         for (int64_t c = 0; c < t->cols; c++) out[c] = dummy_at(r, t, row, c);
+    for (int64_t c = 0; c < t->cols; c++) out[c] += t->offset;
 }
 
 void phx_reference_row(const struct phx_reference *reference, enum phx_ref_tensor tensor,
                        int32_t layer, int64_t row, double *out)
 {
-    read_row(reference, &pair_of(reference, tensor, layer)->weight, row, out);
+    phx_ref_read_row(reference, &pair_of(reference, tensor, layer)->weight, row, out);
 }
 
 bool phx_reference_bias(const struct phx_reference *reference, enum phx_ref_tensor tensor,
                         int32_t layer, double *out)
 {
-    const struct pair *pair = pair_of(reference, tensor, layer);
+    const struct phx_ref_pair *pair = pair_of(reference, tensor, layer);
     bool has = pair->bias.rows > 0;
-    if (has) read_row(reference, &pair->bias, 0, out);
+    if (has) phx_ref_read_row(reference, &pair->bias, 0, out);
     for (int64_t i = 0; !has && i < pair->weight.rows; i++) out[i] = 0;
     return has;
 }
@@ -198,10 +193,10 @@ void phx_reference_product(const struct phx_reference *reference, enum phx_ref_t
                            int32_t layer, struct phx_interval rows, struct phx_interval cols,
                            int64_t n, const double *x, double *y)
 {
-    const struct tensor *t = &pair_of(reference, tensor, layer)->weight;
+    const struct phx_ref_matrix *t = &pair_of(reference, tensor, layer)->weight;
     int64_t in = phx_interval_length(cols), out = phx_interval_length(rows);
     for (int64_t r = rows.begin; r < rows.end; r++) {
-        read_row(reference, t, r, reference->row);
+        phx_ref_read_row(reference, t, r, reference->row);
         for (int64_t i = 0; i < n; i++) {
             double sum = 0;
             for (int64_t c = 0; c < in; c++) sum += reference->row[cols.begin + c] * x[i * in + c];
@@ -213,11 +208,11 @@ void phx_reference_product(const struct phx_reference *reference, enum phx_ref_t
 void phx_reference_linear(const struct phx_reference *reference, enum phx_ref_tensor tensor,
                           int32_t layer, int64_t n, const double *x, double *y)
 {
-    const struct pair *pair = pair_of(reference, tensor, layer);
+    const struct phx_ref_pair *pair = pair_of(reference, tensor, layer);
     struct phx_interval rows = {0, pair->weight.rows}, cols = {0, pair->weight.cols};
     phx_reference_product(reference, tensor, layer, rows, cols, n, x, y);
     if (pair->bias.rows == 0) return;
-    read_row(reference, &pair->bias, 0, reference->row);
+    phx_ref_read_row(reference, &pair->bias, 0, reference->row);
     for (int64_t i = 0; i < n; i++)
         for (int64_t r = 0; r < rows.end; r++) y[i * rows.end + r] += reference->row[r];
 }
@@ -225,59 +220,17 @@ void phx_reference_linear(const struct phx_reference *reference, enum phx_ref_te
 void phx_reference_norm(const struct phx_reference *reference, enum phx_ref_tensor tensor,
                         int32_t layer, int64_t n, const double *x, double *y)
 {
-    const struct tensor *t = &pair_of(reference, tensor, layer)->weight;
-    read_row(reference, t, 0, reference->row);
+    const struct phx_ref_matrix *t = &pair_of(reference, tensor, layer)->weight;
+    if (t->rows == 0) {
+        memmove(y, x, sizeof *y * (size_t)(n * reference->config->hidden));
+        return;
+    }
+    phx_ref_read_row(reference, t, 0, reference->row);
     for (int64_t i = 0; i < n; i++, x += t->cols, y += t->cols) {
         double squares = 0;
         for (int64_t c = 0; c < t->cols; c++) squares += x[c] * x[c];
         double rms = sqrt(squares / (double)t->cols + (double)reference->config->norm_epsilon);
         for (int64_t c = 0; c < t->cols; c++) y[c] = x[c] / rms * reference->row[c];
-    }
-}
-
-/* Rotations that are long against the original context slow down, short ones stay, and those
- * between are blended (Meta's rule for Llama 3). */
-static double llama3_frequency(const struct phx_rope_config *rope, double frequency)
-{
-    double wavelength = 2 * M_PI / frequency, context = (double)rope->original_max_positions;
-    if (wavelength < context / rope->high_freq_factor) return frequency;
-    if (wavelength > context / rope->low_freq_factor) return frequency / rope->factor;
-    double smooth = (context / wavelength - rope->low_freq_factor) /
-                    (rope->high_freq_factor - rope->low_freq_factor);
-    return (1 - smooth) * (frequency / rope->factor) + smooth * frequency;
-}
-
-/* Models keep the frequencies in f32 (or in what the options say), and their angles too. */
-static double angle_of(const struct phx_reference *r, int64_t dim, int64_t i, int32_t position)
-{
-    const struct phx_rope_config *rope = &r->config->rope;
-    double frequency = pow(rope->theta, -2.0 * (double)i / (double)dim);
-    if (rope->kind == PHX_ROPE_LINEAR) frequency /= rope->factor;
-    if (rope->kind == PHX_ROPE_LLAMA3) frequency = llama3_frequency(rope, frequency);
-    float kept = (float)frequency;
-    if (r->options.inv_freq == PHX_BF16) kept = phx_f32_from_bf16(phx_bf16_from_f32(kept));
-    return (float)position * kept;
-}
-
-void phx_reference_rotate(const struct phx_reference *reference, enum phx_ref_tensor which,
-                          int32_t layer, int64_t n, const int32_t *positions, int64_t n_heads,
-                          double *x)
-{
-    int64_t dim = reference->config->layers[layer].shape.head_dim, half = dim / 2;
-    if (reference->config->qk_norm)
-        phx_reference_norm(reference, which == PHX_REF_Q ? PHX_REF_Q_NORM : PHX_REF_K_NORM, layer,
-                           n * n_heads, x, x);
-    for (int64_t row = 0; row < n; row++) {
-        for (int64_t i = 0; i < half; i++) {
-            double angle = angle_of(reference, dim, i, positions[row]);
-            double c = cos(angle), s = sin(angle);
-            for (int64_t h = 0; h < n_heads; h++) {
-                double *head = x + (row * n_heads + h) * dim;
-                double a = head[i], b = head[i + half];
-                head[i] = a * c - b * s;
-                head[i + half] = b * c + a * s;
-            }
-        }
     }
 }
 
@@ -289,6 +242,11 @@ void phx_reference_scores(const double *q, const double *k, int64_t stride, int6
         for (int64_t d = 0; d < dim; d++) sum += q[d] * k[j * stride + d];
         scores[j] = scale * sum;
     }
+}
+
+void phx_reference_cap(double cap, int64_t n, double *x)
+{
+    for (int64_t i = 0; cap != 0 && i < n; i++) x[i] = cap * tanh(x[i] / cap);
 }
 
 void phx_reference_attend(const double *scores, const double *v, int64_t stride, int64_t dim,
@@ -311,9 +269,9 @@ void phx_reference_attend(const double *scores, const double *v, int64_t stride,
 const char *phx_activation_text(enum phx_activation_name name)
 {
     static const char *const texts[PHX_ACT_COUNT] = {
-        "embed",    "attn_norm",  "q_proj", "k_proj",        "v",        "q",       "k",
-        "scores",   "attn",       "o",      "attn_residual", "ffn_norm", "gate_up", "down",
-        "residual", "final_norm", "logits"};
+        "embed",   "attn_norm",      "q_proj", "k_proj",        "v",          "q",      "k",
+        "scores",  "attn",           "o",      "attn_residual", "ffn_norm",   "router", "experts",
+        "gate_up", "shared_gate_up", "down",   "residual",      "final_norm", "logits"};
     PHX_ASSERT((unsigned)name < PHX_ACT_COUNT);
     return texts[name];
 }
@@ -325,9 +283,13 @@ struct pass {
     int32_t *positions;         /* [N] */
     double *residual, *x, *sum; /* [N, E] */
     double *q, *k, *v, *attended;
-    double *scores;    /* [N, H N] */
-    double *gate, *up; /* [N, F] */
-    double *logits;    /* [N, V] */
+    double *scores;          /* [N, H N] */
+    double *capped;          /* [N] */
+    double *gate, *up;       /* [N, F] */
+    double *router, *choice; /* [N, X] */
+    double *hidden;          /* [N, X F] */
+    double *shared;          /* [N, E] */
+    double *logits;          /* [N, V] */
     enum phx_status (*see)(void *, enum phx_activation_name, int32_t, int64_t, const double *);
     void *user;
 };
@@ -337,8 +299,14 @@ static void add(double *to, const double *from, int64_t n)
     for (int64_t i = 0; i < n; i++) to[i] += from[i];
 }
 
+static void multiply(double *x, double factor, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) x[i] *= factor;
+}
+
 static void attend(const struct pass *p, int32_t layer)
 {
+    const double cap = (double)p->r->config->attention_soft_cap;
     const struct phx_layer_config *config = &p->r->config->layers[layer];
     const int64_t heads = config->shape.n_heads, kv = config->shape.n_kv_heads;
     const int64_t dim = config->shape.head_dim, group = heads / kv;
@@ -349,7 +317,9 @@ static void attend(const struct pass *p, int32_t layer)
             memset(scores, 0, sizeof *scores * (size_t)p->n);
             phx_reference_scores(p->q + (i * heads + h) * dim, p->k + at, kv * dim, i + 1, dim,
                                  (double)p->r->config->attention_scale, scores);
-            phx_reference_attend(scores, p->v + at, kv * dim, dim, (int32_t)i, config->window,
+            memcpy(p->capped, scores, sizeof *scores * (size_t)p->n);
+            phx_reference_cap(cap, i + 1, p->capped);
+            phx_reference_attend(p->capped, p->v + at, kv * dim, dim, (int32_t)i, config->window,
                                  p->attended + (i * heads + h) * dim);
             if (config->window > 0)
                 for (int64_t j = 0; j <= i - config->window; j++) scores[j] = 0;
@@ -357,7 +327,7 @@ static void attend(const struct pass *p, int32_t layer)
     }
 }
 
-static double activate(enum phx_activation activation, double z)
+double phx_ref_activate(enum phx_activation activation, double z)
 {
     if (activation == PHX_SILU) return z / (1 + exp(-z));
     return z / 2 * (1 + tanh(sqrt(2 / M_PI) * (z + 0.044715 * z * z * z)));
@@ -370,6 +340,7 @@ static enum phx_status run_attention(const struct pass *p, int32_t layer)
     const struct phx_layer_shape *s = &p->r->config->layers[layer].shape;
     const int64_t hidden = p->r->config->hidden;
     const int64_t q = (int64_t)s->n_heads * s->head_dim, kv = (int64_t)s->n_kv_heads * s->head_dim;
+    const struct phx_interval q_heads = {0, s->n_heads}, kv_heads = {0, s->n_kv_heads};
     phx_reference_norm(p->r, PHX_REF_ATTN_NORM, layer, p->n, p->residual, p->x);
     SEE(PHX_ACT_ATTN_NORM, hidden, p->x);
     phx_reference_linear(p->r, PHX_REF_Q, layer, p->n, p->x, p->q);
@@ -378,31 +349,69 @@ static enum phx_status run_attention(const struct pass *p, int32_t layer)
     SEE(PHX_ACT_Q_PROJ, q, p->q);
     SEE(PHX_ACT_K_PROJ, kv, p->k);
     SEE(PHX_ACT_V, kv, p->v);
-    phx_reference_rotate(p->r, PHX_REF_Q, layer, p->n, p->positions, s->n_heads, p->q);
-    phx_reference_rotate(p->r, PHX_REF_K, layer, p->n, p->positions, s->n_kv_heads, p->k);
+    phx_reference_rotate(p->r, PHX_REF_Q, layer, p->n, p->positions, q_heads, NULL, p->q);
+    phx_reference_rotate(p->r, PHX_REF_K, layer, p->n, p->positions, kv_heads, NULL, p->k);
     SEE(PHX_ACT_Q, q, p->q);
     SEE(PHX_ACT_K, kv, p->k);
     attend(p, layer);
     SEE(PHX_ACT_SCORES, s->n_heads * p->n, p->scores);
     SEE(PHX_ACT_ATTN, q, p->attended);
     phx_reference_linear(p->r, PHX_REF_O, layer, p->n, p->attended, p->sum);
+    multiply(p->sum, (double)p->r->config->residual_scale, p->n * hidden);
+    phx_reference_norm(p->r, PHX_REF_ATTN_POST_NORM, layer, p->n, p->sum, p->sum);
     SEE(PHX_ACT_O, hidden, p->sum);
     add(p->residual, p->sum, p->n * hidden);
     SEE(PHX_ACT_ATTN_RESIDUAL, hidden, p->residual);
     return PHX_OK;
 }
 
+/* p->gate = act(gate) * up of an MLP of `ffn` columns */
+static void run_gated(const struct pass *p, enum phx_ref_tensor gate, enum phx_ref_tensor up,
+                      int32_t layer, int64_t ffn)
+{
+    phx_reference_linear(p->r, gate, layer, p->n, p->x, p->gate);
+    phx_reference_linear(p->r, up, layer, p->n, p->x, p->up);
+    for (int64_t i = 0; i < p->n * ffn; i++)
+        p->gate[i] = phx_ref_activate(p->r->config->activation, p->gate[i]) * p->up[i];
+}
+
+/* p->sum = what the experts and the shared one give */
+static enum phx_status run_experts(const struct pass *p, int32_t layer)
+{
+    const struct phx_layer_shape *s = &p->r->config->layers[layer].shape;
+    const int64_t hidden = p->r->config->hidden;
+    phx_reference_linear(p->r, PHX_REF_ROUTER, layer, p->n, p->x, p->router);
+    SEE(PHX_ACT_ROUTER, s->n_experts, p->router);
+    phx_ref_choose(p->r, layer, p->n, p->router, p->choice);
+    SEE(PHX_ACT_EXPERTS, s->n_experts, p->choice);
+    phx_ref_experts(p->r, layer, p->n, p->x, p->choice, p->hidden, p->sum);
+    SEE(PHX_ACT_GATE_UP, s->n_experts * s->moe_ffn, p->hidden);
+    if (s->shared_ffn == 0) return PHX_OK;
+    run_gated(p, PHX_REF_SHARED_GATE, PHX_REF_SHARED_UP, layer, s->shared_ffn);
+    SEE(PHX_ACT_SHARED_GATE_UP, s->shared_ffn, p->gate);
+    double *scale = p->router, *shared = p->shared;
+    phx_reference_linear(p->r, PHX_REF_SHARED_SCALE, layer, p->n, p->x, scale);
+    phx_reference_linear(p->r, PHX_REF_SHARED_DOWN, layer, p->n, p->gate, shared);
+    for (int64_t i = 0; i < p->n * hidden; i++)
+        p->sum[i] += shared[i] / (1 + exp(-scale[i / hidden]));
+    return PHX_OK;
+}
+
 static enum phx_status run_ffn(const struct pass *p, int32_t layer)
 {
-    const int64_t hidden = p->r->config->hidden, ffn = p->r->config->layers[layer].shape.ffn;
+    const int64_t hidden = p->r->config->hidden;
+    const struct phx_layer_shape *s = &p->r->config->layers[layer].shape;
     phx_reference_norm(p->r, PHX_REF_FFN_NORM, layer, p->n, p->residual, p->x);
     SEE(PHX_ACT_FFN_NORM, hidden, p->x);
-    phx_reference_linear(p->r, PHX_REF_GATE, layer, p->n, p->x, p->gate);
-    phx_reference_linear(p->r, PHX_REF_UP, layer, p->n, p->x, p->up);
-    for (int64_t i = 0; i < p->n * ffn; i++)
-        p->gate[i] = activate(p->r->config->activation, p->gate[i]) * p->up[i];
-    SEE(PHX_ACT_GATE_UP, ffn, p->gate);
-    phx_reference_linear(p->r, PHX_REF_DOWN, layer, p->n, p->gate, p->sum);
+    if (s->n_experts > 0) {
+        PHX_TRY(run_experts(p, layer));
+    } else {
+        run_gated(p, PHX_REF_GATE, PHX_REF_UP, layer, s->ffn);
+        SEE(PHX_ACT_GATE_UP, s->ffn, p->gate);
+        phx_reference_linear(p->r, PHX_REF_DOWN, layer, p->n, p->gate, p->sum);
+    }
+    multiply(p->sum, (double)p->r->config->residual_scale, p->n * hidden);
+    phx_reference_norm(p->r, PHX_REF_FFN_POST_NORM, layer, p->n, p->sum, p->sum);
     SEE(PHX_ACT_DOWN, hidden, p->sum);
     add(p->residual, p->sum, p->n * hidden);
     SEE(PHX_ACT_RESIDUAL, hidden, p->residual);
@@ -415,6 +424,7 @@ static enum phx_status run_pass(const struct pass *p, const int32_t *ids)
     int32_t layer = -1;
     for (int64_t i = 0; i < p->n; i++)
         phx_reference_row(p->r, PHX_REF_EMBED, 0, ids[i], p->residual + i * config->hidden);
+    multiply(p->residual, (double)config->embed_scale, p->n * config->hidden);
     SEE(PHX_ACT_EMBED, config->hidden, p->residual);
     for (int32_t l = 0; l < config->n_layers; l++) {
         PHX_TRY(run_attention(p, l));
@@ -423,6 +433,8 @@ static enum phx_status run_pass(const struct pass *p, const int32_t *ids)
     phx_reference_norm(p->r, PHX_REF_FINAL_NORM, 0, p->n, p->residual, p->x);
     SEE(PHX_ACT_FINAL_NORM, config->hidden, p->x);
     phx_reference_linear(p->r, PHX_REF_LM_HEAD, 0, p->n, p->x, p->logits);
+    multiply(p->logits, (double)config->logits_scale, p->n * config->vocab);
+    phx_reference_cap((double)config->logits_soft_cap, p->n * config->vocab, p->logits);
     SEE(PHX_ACT_LOGITS, config->vocab, p->logits);
     return PHX_OK;
 }
@@ -439,17 +451,24 @@ phx_reference_run(const struct phx_reference *reference, const int32_t *ids, int
                   void *user)
 {
     const struct phx_config *config = reference->config;
-    int64_t q = 0, kv = 0, heads = 0, ffn = 0, hidden = config->hidden;
+    int64_t q = 0, kv = 0, heads = 0, ffn = 0, hidden = config->hidden, experts = 0, columns = 0;
     for (int32_t l = 0; l < config->n_layers; l++) {
         widen(&q, phx_config_dim(config, l, PHX_DIM_Q));
         widen(&kv, phx_config_dim(config, l, PHX_DIM_KV));
         widen(&ffn, phx_config_dim(config, l, PHX_DIM_FFN));
+        widen(&ffn, phx_config_dim(config, l, PHX_DIM_SHARED_FFN));
+        widen(&experts, config->layers[l].shape.n_experts);
+        widen(&columns, config->layers[l].shape.n_experts * config->layers[l].shape.moe_ffn);
         widen(&heads, config->layers[l].shape.n_heads);
     }
     struct pass p = {.r = reference, .n = n, .see = see, .user = user};
-    int64_t widths[] = {hidden, hidden, hidden, q, kv, kv, q, heads * n, ffn, ffn, config->vocab};
-    double **places_of[] = {&p.residual, &p.x,      &p.sum,  &p.q,  &p.k,     &p.v,
-                            &p.attended, &p.scores, &p.gate, &p.up, &p.logits};
+    int64_t widths[] = {hidden,  hidden,  hidden,  q,
+                        kv,      kv,      q,       heads * n,
+                        1,       ffn,     ffn,     config->vocab,
+                        experts, experts, columns, experts > 0 ? hidden : 0};
+    double **places_of[] = {&p.residual, &p.x,      &p.sum,    &p.q,     &p.k,  &p.v,
+                            &p.attended, &p.scores, &p.capped, &p.gate,  &p.up, &p.logits,
+                            &p.router,   &p.choice, &p.hidden, &p.shared};
     size_t all = 0, count = sizeof widths / sizeof *widths;
     for (size_t i = 0; i < count; i++) all += (size_t)(n * widths[i]);
     double *memory = malloc(all * sizeof *memory);

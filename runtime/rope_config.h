@@ -6,9 +6,11 @@
 #include "runtime/config.h"
 #include "runtime/json.h"
 
-/// `json` is the whole config: older keys rope_theta and rope_scaling {type or rope_type, ...},
-/// newer key rope_parameters {rope_theta, rope_type, ...}. Both may be there if they agree.
-/// PHX_UNSUPPORTED names a type, or a key of a type, that this program does not follow.
-enum phx_status phx_rope_config_parse(const struct phx_json *json, struct phx_rope_config *out);
+/// Into config's ropes; after sizes. `json` is the whole config: older keys rope_theta and
+/// rope_scaling {type or rope_type, ...}, newer key rope_parameters {rope_theta, rope_type, ...},
+/// in families with two rotations {full_attention {...}, sliding_attention {...}}. Both may be
+/// there if they agree. PHX_UNSUPPORTED names a type, or a key of a type, that this program does
+/// not follow.
+enum phx_status phx_rope_config_parse(const struct phx_json *json, struct phx_config *config);
 
 #endif

@@ -86,6 +86,20 @@ static void add_attention(const struct phx_config *config, const struct phx_shar
                        keys_seen(shape->length - shape->n_rows, shape->length, window);
 }
 
+/* What part of a weight `rows` rows read, and how many of its products they make: of experts, the
+ * expected part of those chosen, as if all were as likely. */
+static void add_weight(const struct phx_config *config, const struct phx_weight_place *place,
+                       double bytes, double rows, struct phx_step_work *out)
+{
+    double touched = 1, used = 1;
+    if (place->slot == PHX_SLOT_EXPERTS_GATE_UP || place->slot == PHX_SLOT_EXPERTS_DOWN) {
+        used = (double)config->n_chosen / config->layers[place->layer].shape.n_experts;
+        touched = 1 - pow(1 - used, rows);
+    }
+    out->read_bytes += touched * bytes;
+    out->operations += 2.0 * used * rows * (double)(place->shape.rows * place->shape.cols);
+}
+
 void phx_step_work_of(const struct phx_config *config, const struct phx_shard_plan *plan,
                       const struct phx_checkpoint *checkpoint, const struct phx_device *device,
                       enum phx_dtype kv_dtype, const struct phx_step_shape *shape,
@@ -100,19 +114,20 @@ void phx_step_work_of(const struct phx_config *config, const struct phx_shard_pl
     while (phx_weight_walk_next(&walk, &place)) {
         enum phx_weight_kind kind = phx_slot_kind(place.slot);
         bool is_head = kind == (config->tied ? PHX_WEIGHT_EMBEDDING : PHX_WEIGHT_LM_HEAD);
-        if (place.is_vector || (kind == PHX_WEIGHT_EMBEDDING && !is_head)) continue;
+        if (place.is_vector || place.continues || (kind == PHX_WEIGHT_EMBEDDING && !is_head))
+            continue;
         /* From the last layer's attention on only rows with logits matter: one a sequence. */
         bool few = is_head || (kind == PHX_WEIGHT_MLP && place.layer + 1 == n_layers);
-        out->read_bytes += (double)phx_weight_bytes(device, &place.shape);
-        out->operations += 2.0 * (double)(few ? shape->n_seqs : rows) *
-                           (double)(place.shape.rows * place.shape.cols);
+        add_weight(config, &place, (double)phx_weight_bytes(device, &place.shape),
+                   (double)(few ? shape->n_seqs : rows), out);
     }
     for (int32_t l = 0; l < n_layers; l++) add_attention(config, plan, l, kv_dtype, shape, out);
     if (phx_shard_plan_size(plan) == 1) return;
-    /* Of the embeddings and after attention and MLP of each layer. */
-    out->n_sums = 1 + 2 * n_layers;
+    /* Of the embeddings and after attention and MLP of each layer; of squares two numbers a row. */
+    out->n_sums = 1 + phx_config_layer_sums(config) * n_layers;
     out->sum_bytes = (int64_t)phx_dtype_bytes(
-        info.activation, ((out->n_sums - 2) * rows + 2 * shape->n_seqs) * config->hidden);
+        info.activation, ((2 * n_layers - 1) * rows + 2 * shape->n_seqs) * config->hidden);
+    if (config->qk_norm_all) out->sum_bytes += n_layers * rows * 2 * (int64_t)sizeof(float);
 }
 
 /* ---- time ---- */

@@ -27,7 +27,8 @@ struct phx_interval phx_weight_part_file_cols(const struct phx_weight_part *part
 }
 
 static struct phx_weight_part part_of(const struct phx_weight_walk *walk,
-                                      const struct phx_weight_row *row, int32_t layer)
+                                      const struct phx_weight_row *row, int32_t layer,
+                                      int32_t expert)
 {
     const struct phx_shard_plan *plan = walk->plan;
     int rank = phx_shard_plan_rank(plan);
@@ -37,10 +38,11 @@ static struct phx_weight_part part_of(const struct phx_weight_walk *walk,
         .full_cols = phx_shard_plan_full(plan, layer, row->col_dim),
         .rows = phx_shard_plan_interval(plan, rank, layer, row->row_dim),
         .cols = phx_shard_plan_interval(plan, rank, layer, row->col_dim),
+        .span = phx_weight_row_span(row, walk->config, layer),
     };
     if (walk->checkpoint) {
         char name[PHX_WEIGHT_NAME_BYTES];
-        phx_weight_row_name(row, layer, name);
+        phx_weight_row_name(row, layer, expert, name);
         part.tensor = phx_checkpoint_find(walk->checkpoint, name);
     }
     return part;
@@ -97,26 +99,61 @@ static void advance(struct phx_weight_walk *walk)
     if (ends && ++walk->layer < walk->config->n_layers) walk->next = walk->first_of_layer;
 }
 
+static bool next_is_wanted(const struct phx_weight_walk *walk)
+{
+    return phx_weight_row_wanted(&walk->rows[walk->next], walk->config, walk->layer);
+}
+
+/* The wanted rows of a slot, up to the next one. */
+static void add_parts(struct phx_weight_walk *walk, struct phx_weight_place *out)
+{
+    do {
+        const struct phx_weight_row *row = &walk->rows[walk->next];
+        if (next_is_wanted(walk)) {
+            struct phx_weight_part part = part_of(walk, row, out->layer, out->expert);
+            add_part(out, &part, walk->config->dtype);
+        }
+        advance(walk);
+    } while (walk->next < walk->n_rows && walk->rows[walk->next].slot == out->slot);
+}
+
+/* The place of one expert out of the walk as it was before it; then that of the next one. */
+static void step_expert(const struct phx_weight_walk *before, struct phx_weight_walk *walk,
+                        struct phx_weight_place *place)
+{
+    int rank = phx_shard_plan_rank(walk->plan);
+    int64_t n = phx_interval_length(phx_shard_plan_experts(walk->plan, rank, place->layer));
+    place->continues = walk->expert > 0;
+    place->first_row = walk->expert * place->shape.rows;
+    place->shape.rows *= n;
+    if (++walk->expert < n) {
+        walk->next = before->next;
+        walk->layer = before->layer;
+    } else {
+        walk->expert = 0;
+    }
+}
+
 bool phx_weight_walk_next(struct phx_weight_walk *walk, struct phx_weight_place *out)
 {
-    while (walk->next < walk->n_rows &&
-           !phx_weight_row_wanted(&walk->rows[walk->next], walk->config))
-        advance(walk);
+    while (walk->next < walk->n_rows && !next_is_wanted(walk)) advance(walk);
     if (walk->next == walk->n_rows) return false;
 
+    const struct phx_weight_walk before = *walk;
     const struct phx_weight_row *first = &walk->rows[walk->next];
+    int rank = phx_shard_plan_rank(walk->plan);
     *out = (struct phx_weight_place){
         .slot = first->slot,
         .layer = first->per_layer ? walk->layer : 0,
         .is_vector = first->row_dim == PHX_DIM_ONE,
-        .absent = first->first_rank_only && phx_shard_plan_rank(walk->plan) != 0,
+        .absent = first->first_rank_only && rank != 0,
         .vector_offset = walk->vector_bytes,
     };
-    do {
-        struct phx_weight_part part = part_of(walk, &walk->rows[walk->next], out->layer);
-        add_part(out, &part, walk->config->dtype);
-        advance(walk);
-    } while (walk->next < walk->n_rows && walk->rows[walk->next].slot == out->slot);
+    if (first->per_expert)
+        out->expert =
+            (int32_t)(phx_shard_plan_experts(walk->plan, rank, walk->layer).begin + walk->expert);
+    add_parts(walk, out);
+    if (first->per_expert) step_expert(&before, walk, out);
     if (out->is_vector && !out->absent) {
         size_t bytes = phx_dtype_bytes(PHX_F32, out->shape.cols);
         walk->vector_bytes +=

@@ -33,18 +33,31 @@ static const char *list_text(const struct name_list *list, const char *what, cha
     return text;
 }
 
-/* True if `name` is the row's name in one of the layers. */
-static bool row_has_name(const struct phx_weight_row *row, int32_t n_layers, const char *name)
+/* True if `name` is the row's name with some numbers for layer and expert. */
+static bool row_has_name(const struct phx_weight_row *row, const char *name, int32_t numbers[2])
 {
-    const char *mark = strstr(row->name, "%d");
-    if (!mark) return strcmp(row->name, name) == 0;
-    size_t prefix = (size_t)(mark - row->name);
-    if (strncmp(row->name, name, prefix) != 0) return false;
+    const char *pattern = row->name, *at = name, *mark;
+    for (int i = 0; (mark = strstr(pattern, "%d")) != NULL; i++, pattern = mark + 2) {
+        size_t prefix = (size_t)(mark - pattern);
+        if (strncmp(pattern, at, prefix) != 0) return false;
+        char *end;
+        long number = strtol(at + prefix, &end, 10);
+        if (number < 0 || number > INT32_MAX) return false;
+        numbers[i] = (int32_t)number;
+        at = end;
+    }
     char expected[PHX_WEIGHT_NAME_BYTES];
-    long layer = strtol(name + prefix, NULL, 10);
-    if (layer < 0 || layer >= n_layers) return false;
-    phx_weight_row_name(row, (int32_t)layer, expected);
+    phx_weight_row_name(row, numbers[0], numbers[1], expected);
     return strcmp(expected, name) == 0;
+}
+
+/* That layer, and of it that expert, is there and has the row. */
+static bool has_row(const struct phx_config *config, const struct phx_weight_row *row,
+                    const int32_t numbers[2])
+{
+    if (row->per_layer && numbers[0] >= config->n_layers) return false;
+    if (row->per_expert && numbers[1] >= config->layers[numbers[0]].shape.n_experts) return false;
+    return phx_weight_row_wanted(row, config, numbers[0]) || row->slot == PHX_SLOT_LM_HEAD;
 }
 
 /* Old files carry the rotary frequencies, which we compute; a tied lm_head is the embedding. */
@@ -55,8 +68,9 @@ static bool is_expected(const struct phx_config *config, const char *name)
     if (length >= suffix && strcmp(name + length - suffix, computed) == 0) return true;
     const struct phx_weight_row *rows = phx_weight_rows(config, &n_rows);
     for (size_t i = 0; i < n_rows; i++) {
-        if (!row_has_name(&rows[i], config->n_layers, name)) continue;
-        return phx_weight_row_wanted(&rows[i], config) || rows[i].slot == PHX_SLOT_LM_HEAD;
+        int32_t numbers[2] = {0};
+        if (row_has_name(&rows[i], name, numbers) && has_row(config, &rows[i], numbers))
+            return true;
     }
     return false;
 }
@@ -69,7 +83,7 @@ static enum phx_status check_names(struct phx_weight_walk walk)
         for (int i = 0; i < place.n_parts; i++) {
             if (place.parts[i].tensor) continue;
             char name[PHX_WEIGHT_NAME_BYTES];
-            phx_weight_row_name(place.parts[i].row, place.layer, name);
+            phx_weight_row_name(place.parts[i].row, place.layer, place.expert, name);
             list_name(&missing, name);
         }
     }
@@ -100,7 +114,8 @@ static enum phx_status check_tensor(const char *config_name, const struct phx_we
                         "%s: tensor %s has type %s; a norm or bias must be F32, F16 or BF16",
                         tensor->file, tensor->name, tensor->dtype_name);
     }
-    struct phx_file_tensor expected = {.n_dims = 2, .shape = {part->full_rows, part->full_cols}};
+    struct phx_file_tensor expected = {.n_dims = 2,
+                                       .shape = {part->span.all_rows, part->full_cols}};
     if (place->is_vector)
         expected = (struct phx_file_tensor){.n_dims = 1, .shape = {part->full_cols}};
     if (tensor->n_dims == expected.n_dims &&
@@ -112,16 +127,30 @@ static enum phx_status check_tensor(const char *config_name, const struct phx_we
                     config_name, phx_file_tensor_shape_text(&expected, expected_text));
 }
 
+/* A weight of all experts has the type of the first one's. */
+static enum phx_status check_same_type(const struct phx_weight_place *place, enum phx_dtype first)
+{
+    if (!place->continues || place->shape.dtype == first) return PHX_OK;
+    return phx_fail(PHX_UNSUPPORTED,
+                    "%s: tensor %s has type %s, but its like of an earlier expert has %s; experts "
+                    "of one layer must be of one type",
+                    place->parts[0].tensor->file, place->parts[0].tensor->name,
+                    phx_dtype_traits(place->shape.dtype)->name, phx_dtype_traits(first)->name);
+}
+
 enum phx_status phx_weights_check(const struct phx_config *config,
                                   const struct phx_shard_plan *plan,
                                   const struct phx_checkpoint *checkpoint)
 {
     struct phx_weight_walk walk = phx_weight_walk_start(config, plan, checkpoint);
     struct phx_weight_place place;
+    enum phx_dtype first = PHX_F32;
     PHX_TRY(check_names(walk));
     while (phx_weight_walk_next(&walk, &place)) {
         for (int i = 0; i < place.n_parts; i++)
             PHX_TRY(check_tensor(phx_checkpoint_config_name(checkpoint), &place, &place.parts[i]));
+        PHX_TRY(check_same_type(&place, first));
+        if (!place.continues) first = place.shape.dtype;
     }
     return PHX_OK;
 }

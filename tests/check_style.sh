@@ -18,7 +18,7 @@ max_lines_c=550
 max_lines_h=200
 max_lines_test=750
 # A header that is one contract may be longer.
-declare -A max_lines=([kernels/ops.h]=320)
+declare -A max_lines=([kernels/ops.h]=390)
 
 # Notes to oneself, and paths of one person's machine.
 forbidden='\b(TO''DO|FIX''ME|XX''X|HA''CK)\b|(^|[^[:alnum:]_.])/(home|root|work|Users)/'

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # What must hold on a GPU: builds with CUDA, runs every test labelled gpu, then the op and device
-# tests under compute-sanitizer. Whatever hangs is ended and named, and the rest goes on. Prints a
-# summary, which also goes to bench/results/.
+# tests and a generation under compute-sanitizer. Whatever hangs is ended and named, and the rest
+# goes on. Prints a summary, which also goes to bench/results/.
 #
 #   tests/gpu.sh [BUILD_FOLDER]        default: build/gpu
 #
+# PHX_GPU_PARTS: only these parts (default: "tests sanitizers").
 # PHX_GPU_TARGETS: only these targets are built (default: all). PHX_RESULTS: where the summary goes.
 # PHX_COMMIT: what the summary calls the commit where git does not know.
 set -uo pipefail
@@ -44,11 +45,12 @@ run_test() { # NAME: one test of ctest, which ends it at its TIMEOUT; 77 if it i
     ! grep -q '\*\*\*Skipped' "$output" || return 77
 }
 
-sanitize() { # TOOL PROGRAM
+sanitize() { # TOOL PROGRAM...
     local options=(--tool "$1" --error-exitcode 9)
     # A test asks for more memory than there is, and is told so.
     [ "$1" != memcheck ] || options+=(--report-api-errors no)
-    timeout -k 10 "$limit_s" compute-sanitizer "${options[@]}" "$2"
+    shift
+    timeout -k 10 "$limit_s" compute-sanitizer "${options[@]}" "$@"
 }
 
 sanitize_ops() { # TOOL: the ops side by side
@@ -57,17 +59,32 @@ sanitize_ops() { # TOOL: the ops side by side
         timeout -k 10 "$limit_s" compute-sanitizer --tool "$1" --error-exitcode 9 "$test"
 }
 
+sanitize_generate() { # TOOL: steps as graphs where the tool is quick enough with them
+    local steps=()
+    [ "$1" = memcheck ] || steps=(--enforce-eager)
+    sanitize "$1" "$build/launch/phalanx" generate --device cuda -c 256 --temp 0 -n 12 \
+        -m models/demo -p "First Citizen:" "${steps[@]}"
+}
+
 summary=$(mktemp)
 : >"$log"
 tests=$(ctest --test-dir "$build" -N -L gpu | sed -n 's/^ *Test *#[0-9]*: //p')
 [ -n "$tests" ] || { echo "no test is labelled gpu"; exit 1; }
+parts=${PHX_GPU_PARTS:-tests sanitizers}
+if [[ $parts != *tests* ]]; then
+    echo "not run      tests" | tee -a "$summary"
+    tests=
+fi
 for test in $tests; do
     step "$test" run_test "$test"
 done
-if command -v compute-sanitizer >/dev/null; then
+if [[ $parts != *sanitizers* ]]; then
+    echo "not run      sanitizers" | tee -a "$summary"
+elif command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
         step "$tool, test_device_cuda" sanitize $tool "$build/tests/kernels/test_device_cuda"
         step "$tool, test_ops_cuda" sanitize_ops $tool
+        step "$tool, generate" sanitize_generate $tool
     done
 else
     echo "skipped      compute-sanitizer is not installed" | tee -a "$summary"

@@ -272,6 +272,11 @@ struct span {
     int64_t begin, end;
 };
 
+static bool same_span(struct span a, struct span b)
+{
+    return a.begin == b.begin && a.end == b.end;
+}
+
 /* The keys of a block that a row sees; perhaps none. */
 static struct span visible_keys(const struct job *j, const struct unit *u, int64_t row,
                                 int64_t block_position, int64_t n_keys)
@@ -356,6 +361,22 @@ static void tap_sums(const struct job *j, const struct unit *u, int64_t i,
 
 /* ---- a block, and the blocks of a part ---- */
 
+/* Each row's weights times the values of the keys that it sees; `v` are those of `any`. What others
+ * see may be NaN, and what nobody sees anything: it is not even multiplied by 0. */
+static void add_values(const struct job *j, const struct unit *u, const struct tile *t,
+                       const struct span *keys, struct span any, const float *v)
+{
+    for (int64_t r = 0, end; r < u->n_rows; r = end) {
+        const struct span own = keys[r];
+        for (end = r + 1; end < u->n_rows && same_span(keys[end], own);) end++;
+        if (own.begin >= own.end) continue;
+        j->loops->product((end - r) * u->n_heads, j->padded, own.end - own.begin,
+                          t->scores + r * u->n_heads * PAGE + own.begin, PAGE,
+                          v + (own.begin - any.begin) * j->padded, j->padded,
+                          t->part.sums + r * u->n_heads * j->padded, j->padded);
+    }
+}
+
 static void attend_block(const struct job *j, const struct unit *u, struct tile *t, int64_t block)
 {
     const struct phx_step_layout *layout = j->args->layout;
@@ -389,12 +410,10 @@ static void attend_block(const struct job *j, const struct unit *u, struct tile 
         if (factor != 1) j->loops->scale(t->part.sums + i * j->padded, j->padded, factor);
     }
     if (TAPPED) tap_weights(j, u, t, block, any);
-    /* What was never written may hold anything: it is not even multiplied by 0. */
     const float *v =
         page_rows(j, j->args->kv.v, key_address(j, j->args->kv.v, page, u->kv_head, any.begin),
                   any.end - any.begin, t->v);
-    j->loops->product(u->n_queries, j->padded, any.end - any.begin, t->scores + any.begin, PAGE, v,
-                      j->padded, t->part.sums, j->padded);
+    add_values(j, u, t, keys, any, v);
 }
 
 static void attend_part(const struct job *j, const struct unit *u, struct tile *t, int64_t part)
@@ -425,7 +444,7 @@ static void finish(const struct job *j, const struct unit *u, const struct part_
     for (int64_t i = 0; i < u->n_queries; i++) {
         const struct phx_softmax_state state = total->state[i];
         const int64_t row = u->row + i / u->n_heads, head = query_head(u, i);
-        const float factor = state.sum > 0 ? 1 / state.sum : 0;
+        const float factor = state.sum == 0 ? 0 : 1 / state.sum; /* NaN stays NaN */
         const float *sums = total->sums + i * j->padded;
         float *out = phx_f32_row(j->args->out, row) + head * dim;
         for (int64_t d = 0; d < dim; d++) out[d] = sums[d] * factor;

@@ -1,11 +1,17 @@
 /* Products. Activations are packed once, tile by tile, into the shared scratch; then threads take
  * pieces, blocks of rows x runs of panels, and add up each piece in their own scratch before bias
  * and activation are applied on the way out. The inner dimension is summed in blocks of BLOCK
- * columns, always the same ones: the result depends on neither threads nor pieces. */
+ * columns, always the same ones: the result depends on neither threads nor pieces.
+ *
+ * Rows come in groups, each of which meets a part of the weight of its own: those of an expert. A
+ * plain product has one. As many groups as the packed activations have room for run at once. */
+#include <math.h>
 #include <string.h>
 
 #include "kernels/base/check.h"
+#include "kernels/cpu/access.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/experts.h"
 #include "kernels/cpu/tile.h"
 
 enum {
@@ -16,7 +22,17 @@ enum {
     GROUP = PHX_TILE_MAX_PANELS,
     SUM_COLS = SUM_PANELS * PHX_CPU_PANEL,
     PIECES_PER_THREAD = 4, /* with fewer, threads wait long for the last one */
-    SMALL = 1 << 16        /* multiplications that are done before other threads are awake */
+    SMALL = 1 << 16,       /* multiplications that are done before other threads are awake */
+    MAX_GROUPS = 64        /* at once */
+};
+
+/* Rows [begin, begin + rows) of the product's order, for n_out (gated: 2 n_out) rows of the weight
+ * from weight_row on. */
+struct group {
+    int64_t begin, rows, weight_row;
+    int64_t packed; /* rows of packed activations before it, those that fill up tiles included */
+    int64_t first_tile, first_piece;
+    int64_t n_row_blocks;
 };
 
 struct product {
@@ -30,8 +46,11 @@ struct product {
     bool expand;                       /* its panels to f32; tiles, steps and x are those of f32 */
 
     struct phx_stream *stream;
-    const float *x; /* [n_rows, in] */
-    int64_t n_rows, x_stride;
+    const float *x;
+    int64_t x_stride;
+    /* Row i of a group is row order[i] / per_row of x and order[i] of out; NULL: i of both. */
+    const int32_t *order;
+    int32_t per_row;
     bool round;         /* activations to bf16 */
     const char *packed; /* [tile][step][row of the tile] */
 
@@ -41,11 +60,13 @@ struct product {
     void (*gate)(enum phx_activation activation, const float *z, const float *up, int64_t n,
                  float *out);
     const float *bias;
+    float scale, soft_cap; /* 0: none */
     float *out;
     int64_t out_stride;
 
+    struct group groups[MAX_GROUPS];
+    int n_groups;
     int64_t n_panels, piece_panels; /* panels of outputs; those of a piece */
-    int64_t n_row_blocks;
 };
 
 static int64_t min64(int64_t a, int64_t b)
@@ -56,6 +77,16 @@ static int64_t min64(int64_t a, int64_t b)
 static int64_t blocks_of(int64_t n, int64_t size)
 {
     return (n + size - 1) / size;
+}
+
+static int64_t x_row(const struct product *p, int64_t i)
+{
+    return p->order != NULL ? p->order[i] / p->per_row : i;
+}
+
+static int64_t out_row(const struct product *p, int64_t i)
+{
+    return p->order != NULL ? p->order[i] : i;
 }
 
 /* ---- packing ---- */
@@ -86,15 +117,17 @@ static void pack_tiles(void *user, int64_t begin, int64_t end, int thread)
     const struct product *p = user;
     int64_t in = p->weight->shape.cols;
     (void)thread;
+    const struct group *g = p->groups;
     for (int64_t t = begin; t < end; t++) {
-        int64_t first = t * p->max_rows, n = min64(p->max_rows, p->n_rows - first);
+        while (g + 1 < p->groups + p->n_groups && g[1].first_tile <= t) g++;
+        int64_t first = (t - g->first_tile) * p->max_rows, n = min64(p->max_rows, g->rows - first);
         int rows = tile_for(p, n)->rows;
-        char *to = (char *)p->packed + (size_t)(first * p->n_steps) * p->step_x_bytes;
+        char *to = (char *)p->packed + (size_t)((g->packed + first) * p->n_steps) * p->step_x_bytes;
         if (n < rows || in % 2 != 0 || p->code)
             memset(to, 0, (size_t)(rows * p->n_steps) * p->step_x_bytes);
         for (int64_t k = 0; k < in; k += BLOCK)
             for (int64_t r = 0; r < n; r++) {
-                const float *from = p->x + (first + r) * p->x_stride;
+                const float *from = p->x + x_row(p, g->begin + first + r) * p->x_stride;
                 if (p->kind == PHX_TILE_BF16_DOT)
                     pack_pairs(from, k, min64(k + BLOCK, in), rows, (uint16_t *)to + 2 * r);
                 else
@@ -107,33 +140,36 @@ static void pack_tiles(void *user, int64_t begin, int64_t end, int thread)
 /* ---- pieces ---- */
 
 struct piece {
-    int64_t row, rows;              /* of x and out */
+    const struct group *group;
+    int64_t row, rows;              /* of the group */
     int64_t col, cols;              /* of out */
     const char *panels[SUM_PANELS]; /* which the piece multiplies with */
     int n_panels;
-    int up; /* where a gated piece's up half begins in its sums */
+    int first, up; /* where its outputs, and a gated piece's up half, begin in its sums */
 };
 
-static void add_panels(const struct product *p, struct piece *piece, int64_t begin, int64_t end)
+/* The panels of `n` rows of the weight, which begin anywhere in one; where they begin in the sums.
+ */
+static int add_rows(const struct product *p, struct piece *piece, int64_t row, int64_t n)
 {
-    for (int64_t panel = begin; panel < end; panel++)
+    int first = piece->n_panels * PHX_CPU_PANEL + (int)(row % PHX_CPU_PANEL);
+    for (int64_t panel = row / PHX_CPU_PANEL; panel < blocks_of(row + n, PHX_CPU_PANEL); panel++)
         piece->panels[piece->n_panels++] = phx_cpu_panel(p->weight, panel);
+    return first;
 }
 
-static struct piece piece_at(const struct product *p, int64_t index)
+static struct piece piece_at(const struct product *p, const struct group *group, int64_t index)
 {
-    int64_t panel = index / p->n_row_blocks * p->piece_panels;
+    int64_t panel = index / group->n_row_blocks * p->piece_panels;
     int64_t last_panel = min64(panel + p->piece_panels, p->n_panels);
-    struct piece piece = {.row = index % p->n_row_blocks * ROW_BLOCK, .col = panel * PHX_CPU_PANEL};
-    piece.rows = min64(ROW_BLOCK, p->n_rows - piece.row);
+    struct piece piece = {.group = group,
+                          .row = index % group->n_row_blocks * ROW_BLOCK,
+                          .col = panel * PHX_CPU_PANEL};
+    piece.rows = min64(ROW_BLOCK, group->rows - piece.row);
     piece.cols = min64(last_panel * PHX_CPU_PANEL, p->n_out) - piece.col;
-    add_panels(p, &piece, panel, last_panel);
-    if (p->gated) { /* row col of up is row n_out + col of the weight: anywhere in a panel */
-        int64_t first_up = p->n_out + piece.col;
-        piece.up = piece.n_panels * PHX_CPU_PANEL + (int)(first_up % PHX_CPU_PANEL);
-        add_panels(p, &piece, first_up / PHX_CPU_PANEL,
-                   blocks_of(first_up + piece.cols, PHX_CPU_PANEL));
-    }
+    int64_t row = group->weight_row + piece.col;
+    piece.first = add_rows(p, &piece, row, piece.cols);
+    if (p->gated) piece.up = add_rows(p, &piece, row + p->n_out, piece.cols);
     for (int i = piece.n_panels; i % GROUP != 0; i++) /* to be computed in vain, not read */
         piece.panels[i] = piece.panels[i - 1];
     return piece;
@@ -167,7 +203,7 @@ static void sum_group(const struct product *p, const struct piece *piece, int gr
             from[i] = piece->panels[group + i] + (size_t)step * p->step_w_bytes;
     for (int64_t row = 0; row < piece->rows; row += p->max_rows) {
         const struct phx_tile *tile = tile_for(p, min64(p->max_rows, piece->rows - row));
-        int64_t before = (piece->row + row) * p->n_steps + step * tile->rows;
+        int64_t before = (piece->group->packed + piece->row + row) * p->n_steps + step * tile->rows;
         const char *x = p->packed + (size_t)before * p->step_x_bytes;
         for (int i = group; i < group + GROUP && i < piece->n_panels; i += tile->panels) {
             tile->run(x, from + i - group, n_steps, sums + row * SUM_COLS + i * PHX_CPU_PANEL,
@@ -190,6 +226,12 @@ static void sum_piece(const struct product *p, const struct piece *piece, float 
                 sum_group(p, piece, group, step, min64(p->block_steps, p->n_steps - step), sums);
 }
 
+static void scale_and_cap(float scale, float cap, int64_t n, float *sums)
+{
+    for (int64_t c = 0; scale != 0 && c < n; c++) sums[c] *= scale;
+    for (int64_t c = 0; cap != 0 && c < n; c++) sums[c] = cap * tanhf(sums[c] / cap);
+}
+
 static void add_bias(const float *bias, int64_t n, float *sums)
 {
     for (int64_t c = 0; c < n; c++) sums[c] += bias[c];
@@ -199,10 +241,12 @@ static void add_bias(const float *bias, int64_t n, float *sums)
 static void finish_row(const struct product *p, const struct piece *piece, float *sums, float *out)
 {
     float *up = sums + piece->up;
+    sums += piece->first;
     if (p->bias != NULL) {
         add_bias(p->bias + piece->col, piece->cols, sums);
         if (p->gated) add_bias(p->bias + p->n_out + piece->col, piece->cols, up);
     }
+    scale_and_cap(p->scale, p->soft_cap, piece->cols, sums);
     if (p->gated)
         p->gate(p->activation, sums, up, piece->cols, out);
     else
@@ -213,12 +257,14 @@ static void run_pieces(void *user, int64_t begin, int64_t end, int thread)
 {
     const struct product *p = user;
     float *sums = phx_cpu_scratch(p->stream, thread);
+    const struct group *g = p->groups;
     for (int64_t index = begin; index < end; index++) {
-        struct piece piece = piece_at(p, index);
+        while (g + 1 < p->groups + p->n_groups && g[1].first_piece <= index) g++;
+        struct piece piece = piece_at(p, g, index - g->first_piece);
         sum_piece(p, &piece, sums);
-        float *out = p->out + piece.row * p->out_stride + piece.col;
         for (int64_t r = 0; r < piece.rows; r++)
-            finish_row(p, &piece, sums + r * SUM_COLS, out + r * p->out_stride);
+            finish_row(p, &piece, sums + r * SUM_COLS,
+                       p->out + out_row(p, g->begin + piece.row + r) * p->out_stride + piece.col);
     }
 }
 
@@ -271,7 +317,8 @@ static void choose_plain(struct product *p, enum phx_cpu_isa isa)
     p->step_w_bytes = phx_dtype_bytes(dtype, step_cols * PHX_CPU_PANEL);
 }
 
-static void choose_tiles(struct product *p)
+/* For groups of about n_rows. */
+static void choose_tiles(struct product *p, int64_t n_rows)
 {
     const struct phx_cpu_device *device = phx_cpu_device(p->stream);
     p->round = device->bf16_products;
@@ -281,40 +328,123 @@ static void choose_tiles(struct product *p)
     if (phx_dtype_traits(p->weight->shape.dtype)->is_float)
         choose_plain(p, device->isa);
     else
-        choose_blocks(p, device->isa, p->n_rows);
+        choose_blocks(p, device->isa, n_rows);
     p->max_rows = tile_for(p, INT64_MAX)->rows;
     PHX_ASSERT(ROW_BLOCK % p->max_rows == 0);
 }
 
-static void multiply(struct product *p)
+/* One row of floats is packed as it lies, but for what would pair with an odd last column or fill
+ * up blocks. */
+static bool lies_packed(const struct product *p)
 {
-    struct phx_pool *pool = phx_cpu_pool(p->stream);
-    if (p->n_rows == 0 || p->n_out == 0) return;
-    choose_tiles(p);
-
-    /* One row of floats is packed as it lies, but for what would pair with an odd last column or
-     * fill up blocks. */
     bool padded =
         (size_t)p->n_steps * p->step_x_bytes !=
         (size_t)p->weight->shape.cols * sizeof(float); /* or in bf16: then it is rounded */
-    bool as_is = p->n_rows == 1 && !p->round && !padded;
-    if (as_is) {
-        p->packed = (const char *)p->x;
-    } else {
-        p->packed = phx_cpu_shared_scratch(p->stream);
-        phx_pool_for(pool, blocks_of(p->n_rows, p->max_rows), 1, pack_tiles, p);
-    }
+    return p->order == NULL && p->groups[0].rows == 1 && !p->round && !padded;
+}
 
-    p->n_row_blocks = blocks_of(p->n_rows, ROW_BLOCK);
+static void pack(struct product *p, int64_t n_rows)
+{
+    struct phx_pool *pool = phx_cpu_pool(p->stream);
+    if (lies_packed(p)) {
+        p->packed = (const char *)p->x;
+        return;
+    }
+    int64_t n_tiles = 0;
+    for (int g = 0; g < p->n_groups; g++) {
+        p->groups[g].first_tile = n_tiles;
+        n_tiles += blocks_of(p->groups[g].rows, p->max_rows);
+    }
+    bool small = n_rows * p->weight->shape.cols <= SMALL;
+    p->packed = phx_cpu_shared_scratch(p->stream);
+    phx_pool_for(pool, n_tiles, small ? n_tiles : 1, pack_tiles, p);
+}
+
+static int64_t count_pieces(struct product *p)
+{
+    int64_t n = 0;
+    for (int g = 0; g < p->n_groups; g++) {
+        p->groups[g].first_piece = n;
+        p->groups[g].n_row_blocks = blocks_of(p->groups[g].rows, ROW_BLOCK);
+        n += blocks_of(p->n_panels, p->piece_panels) * p->groups[g].n_row_blocks;
+    }
+    return n;
+}
+
+/* The groups that were added, if any; then there are none. */
+static void multiply(struct product *p)
+{
+    struct phx_pool *pool = phx_cpu_pool(p->stream);
+    int64_t n_rows = 0;
+    for (int g = 0; g < p->n_groups; g++) n_rows += p->groups[g].rows;
+    if (n_rows == 0) return;
+    pack(p, n_rows);
     p->n_panels = blocks_of(p->n_out, PHX_CPU_PANEL);
     int64_t n_pieces, wanted = (int64_t)PIECES_PER_THREAD * phx_pool_size(pool);
     p->piece_panels = p->gated ? PIECE_PANELS : 2 * PIECE_PANELS;
     do {
         p->piece_panels /= 2;
-        n_pieces = blocks_of(p->n_panels, p->piece_panels) * p->n_row_blocks;
+        n_pieces = count_pieces(p);
     } while (p->piece_panels > 1 && n_pieces < wanted);
-    bool small = p->n_rows * p->weight->shape.rows * p->weight->shape.cols <= SMALL;
+    int64_t weight_rows = p->gated ? 2 * p->n_out : p->n_out;
+    bool small = n_rows * weight_rows * p->weight->shape.cols <= SMALL;
     phx_pool_for(pool, n_pieces, small ? n_pieces : 1, run_pieces, p);
+    p->n_groups = 0;
+}
+
+/* The last tile of a group may take one row more than it has. */
+static void add_group(struct product *p, int64_t begin, int64_t rows, int64_t weight_row)
+{
+    const struct group *last = p->n_groups > 0 ? &p->groups[p->n_groups - 1] : NULL;
+    p->groups[p->n_groups++] = (struct group){
+        .begin = begin,
+        .rows = rows,
+        .weight_row = weight_row,
+        .packed = last != NULL ? last->packed + last->rows + 1 : 0,
+    };
+}
+
+static void multiply_rows(struct product *p, int64_t n_rows)
+{
+    if (n_rows == 0 || p->n_out == 0) return;
+    choose_tiles(p, n_rows);
+    add_group(p, 0, n_rows, 0);
+    multiply(p);
+}
+
+/* Room for packed rows of this product: that of the widest, as many as a step has. */
+static int64_t packed_room(const struct product *p)
+{
+    size_t bytes = phx_cpu_linear_shared_bytes(&p->stream->limits);
+    return (int64_t)(bytes / ((size_t)p->n_steps * p->step_x_bytes));
+}
+
+static int64_t mean_rows(const int32_t *starts, int32_t n_experts)
+{
+    int64_t n_used = 0;
+    for (int32_t e = 0; e < n_experts; e++) n_used += starts[e + 1] > starts[e];
+    return n_used > 0 ? blocks_of(starts[n_experts], n_used) : 0;
+}
+
+static void multiply_by_expert(struct product *p, const struct phx_routing *routing)
+{
+    const int32_t *starts = phx_cpu_expert_starts(routing);
+    const int64_t weight_rows = p->gated ? 2 * p->n_out : p->n_out;
+    p->order = phx_cpu_expert_pairs(routing);
+    choose_tiles(p, mean_rows(starts, routing->n_local));
+    const int64_t room = packed_room(p);
+    int64_t used = 0;
+    for (int32_t e = 0; e < routing->n_local; e++) {
+        int64_t rows = starts[e + 1] - starts[e];
+        if (rows == 0) continue;
+        if (used + rows + 1 > room || p->n_groups == MAX_GROUPS) {
+            multiply(p);
+            used = 0;
+        }
+        add_group(p, starts[e], rows, e * weight_rows);
+        used += rows + 1;
+    }
+    multiply(p);
 }
 
 static const float *floats(struct phx_tensor tensor)
@@ -328,14 +458,15 @@ enum phx_status phx_cpu_linear(struct phx_stream *stream, const struct phx_linea
         .weight = args->weight,
         .stream = stream,
         .x = floats(args->x),
-        .n_rows = args->x.rows,
         .x_stride = args->x.stride,
         .n_out = args->out.cols,
         .bias = floats(args->bias),
+        .scale = args->scale,
+        .soft_cap = args->soft_cap,
         .out = phx_tensor_address(args->out),
         .out_stride = args->out.stride,
     };
-    multiply(&p);
+    multiply_rows(&p, args->x.rows);
     return PHX_OK;
 }
 
@@ -345,7 +476,6 @@ enum phx_status phx_cpu_gate_up(struct phx_stream *stream, const struct phx_gate
         .weight = args->weight,
         .stream = stream,
         .x = floats(args->x),
-        .n_rows = args->x.rows,
         .x_stride = args->x.stride,
         .n_out = args->out.cols,
         .gated = true,
@@ -354,7 +484,43 @@ enum phx_status phx_cpu_gate_up(struct phx_stream *stream, const struct phx_gate
         .out = phx_tensor_address(args->out),
         .out_stride = args->out.stride,
     };
-    multiply(&p);
+    multiply_rows(&p, args->x.rows);
+    return PHX_OK;
+}
+
+enum phx_status phx_cpu_experts_gate_up(struct phx_stream *stream,
+                                        const struct phx_experts_gate_up *args)
+{
+    struct product p = {
+        .weight = args->weight,
+        .stream = stream,
+        .x = floats(args->x),
+        .x_stride = args->x.stride,
+        .per_row = (int32_t)args->routing.ids.cols,
+        .n_out = args->out.cols,
+        .gated = true,
+        .activation = args->activation,
+        .out = phx_tensor_address(args->out),
+        .out_stride = args->out.stride,
+    };
+    multiply_by_expert(&p, &args->routing);
+    return PHX_OK;
+}
+
+enum phx_status phx_cpu_experts_down(struct phx_stream *stream, const struct phx_experts_down *args)
+{
+    struct product p = {
+        .weight = args->weight,
+        .stream = stream,
+        .x = floats(args->x),
+        .x_stride = args->x.stride,
+        .per_row = 1,
+        .n_out = args->out.cols,
+        .out = phx_tensor_address(args->parts),
+        .out_stride = args->parts.stride,
+    };
+    multiply_by_expert(&p, &args->routing);
+    phx_cpu_experts_sum(stream, args);
     return PHX_OK;
 }
 

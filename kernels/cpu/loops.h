@@ -33,8 +33,8 @@ struct phx_cpu_loops {
                     const float *b, int64_t b_stride, float *c, int64_t c_stride);
 
     /// Take the keys [begin, end) of a page's 64 into `state`: scores[j] becomes
-    /// exp(soft_cap(scores[j]) - state->max), 0 for the other keys. Returns by what everything
-    /// summed before must be multiplied.
+    /// exp(soft_cap(scores[j]) - state->max), 0 for the other keys. NaN stays NaN, in the sum too;
+    /// the maximum is over the rest. Returns by what everything summed before must be multiplied.
     float (*softmax)(float *scores, int64_t begin, int64_t end, float soft_cap,
                      struct phx_softmax_state *state);
 

@@ -37,11 +37,11 @@ INLINE vec NAME(select)(ints mask, vec yes, vec no)
     return (vec)((mask & (ints)yes) | (~mask & (ints)no));
 }
 
-/* e^x for x <= 0 to about 1e-7 of its value; 0 below -86 and for NaN. Constants: Cephes expf. */
+/* e^x for x <= 0 to about 1e-7 of its value; 0 below -86; NaN stays NaN. Constants: Cephes expf. */
 INLINE vec NAME(exp)(vec x)
 {
     const float round = 12582912.0f; /* 1.5 * 2^23: adding it leaves the integer in the low bits */
-    ints in_range = x > -86.0f;
+    ints in_range = x > -86.0f, none = x != x;
     vec n = FMA(x, NAME(splat)(1.44269504f), NAME(splat)(round));
     ints exponent = (ints)n << 23;
     n = n - round;
@@ -54,7 +54,7 @@ INLINE vec NAME(exp)(vec x)
     p = FMA(p, r, NAME(splat)(1.6666665459e-1f));
     p = FMA(p, r, NAME(splat)(5.0000001201e-1f));
     p = FMA(p, r * r, r) + 1.0f;
-    return (vec)(((ints)p + exponent) & in_range);
+    return (vec)((((ints)p + exponent) & in_range) | ((ints)x & none));
 }
 
 /* c tanh(s / c). */
@@ -198,12 +198,13 @@ TARGET static float NAME(softmax)(float *scores, int64_t begin, int64_t end, flo
         largest = NAME(select)(s[v] > largest, s[v], largest);
         lane += LANES;
     }
-    float max = NAME(max_lanes)(largest);
+    float max = NAME(max_lanes)(largest); /* NaNs are passed over */
     if (!(max > state->max)) max = state->max;
+    const float base = max == -INFINITY ? 0 : max; /* without one: the sum is 0, or NaN */
 
     vec sum = {0};
     for (int v = 0; v < 64 / LANES; v++) {
-        vec p = NAME(exp)(s[v] - max);
+        vec p = NAME(exp)(s[v] - base);
         NAME(store)(scores + v * LANES, p);
         sum += p;
     }
@@ -236,19 +237,10 @@ TARGET static float NAME(max)(const float *x, int64_t n)
 TARGET static float NAME(sum_exp)(const float *x, int64_t n, float max)
 {
     vec sum = {0}, rest = NAME(splat)(-INFINITY);
-    ints bad = {0}; /* NaNs, which exp() takes for 0 */
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        vec d = NAME(load)(x + i) - max;
-        bad |= d != d;
-        sum += NAME(exp)(d);
-    }
-    for (int lane = 0; i < n; i++, lane++) {
-        rest[lane] = x[i];
-        bad[lane] |= -(isnan(x[i] - max) != 0);
-    }
-    sum += NAME(exp)(rest - max);
-    return NAME(add_lanes)(NAME(select)(bad, NAME(splat)(NAN), sum));
+    for (; i + LANES <= n; i += LANES) sum += NAME(exp)(NAME(load)(x + i) - max);
+    for (int lane = 0; i < n; i++, lane++) rest[lane] = x[i];
+    return NAME(add_lanes)(sum + NAME(exp)(rest - max));
 }
 
 static const struct phx_cpu_loops NAME(loops) = {

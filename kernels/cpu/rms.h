@@ -6,9 +6,8 @@
 #include <math.h>
 #include <stdint.h>
 
-/// 1 / sqrt(mean(x^2) + epsilon). Sixteen sums side by side, so that the compiler can use vectors;
-/// added pairwise.
-static inline float phx_rms_scale(const float *x, int64_t n, float epsilon)
+/// sum(x^2). Sixteen sums side by side, so that the compiler can use vectors; added pairwise.
+static inline float phx_sum_squares(const float *x, int64_t n)
 {
     float sums[16] = {0};
     int64_t i = 0;
@@ -17,7 +16,13 @@ static inline float phx_rms_scale(const float *x, int64_t n, float epsilon)
     for (int lane = 0; i < n; i++, lane++) sums[lane] += x[i] * x[i];
     for (int half = 8; half > 0; half /= 2)
         for (int lane = 0; lane < half; lane++) sums[lane] += sums[lane + half];
-    return 1 / sqrtf(sums[0] / (float)n + epsilon);
+    return sums[0];
+}
+
+/// 1 / sqrt(mean(x^2) + epsilon).
+static inline float phx_rms_scale(const float *x, int64_t n, float epsilon)
+{
+    return 1 / sqrtf(phx_sum_squares(x, n) / (float)n + epsilon);
 }
 
 #endif

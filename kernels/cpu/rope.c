@@ -33,14 +33,35 @@ enum phx_status phx_cpu_rope_table(struct phx_stream *stream, const struct phx_r
 
 /* ---- norm, rotate, append ---- */
 
+static void square_rows(void *user, int64_t begin, int64_t end, int thread)
+{
+    const struct phx_head_squares *args = user;
+    const int64_t q = (int64_t)args->n_heads * args->head_dim;
+    (void)thread;
+    for (int64_t row = begin; row < end; row++) {
+        const float *x = phx_f32_row(args->qkv, row);
+        float *out = phx_f32_row(args->out, row);
+        out[0] = phx_sum_squares(x, q);
+        out[1] = phx_sum_squares(x + q, (int64_t)args->n_kv_heads * args->head_dim);
+    }
+}
+
+enum phx_status phx_cpu_head_squares(struct phx_stream *stream, const struct phx_head_squares *args)
+{
+    phx_pool_for(phx_cpu_pool(stream), args->qkv.rows, 4, square_rows, (void *)args);
+    return PHX_OK;
+}
+
+/* `all_scale`: of the norm over all heads, each with weights of its own; 0: each head has its. */
 static void prepare_heads(float *heads, int64_t n_heads, int64_t dim, const float *norm,
-                          float epsilon, const float *cos_sin, int64_t rotated)
+                          float all_scale, float epsilon, const float *cos_sin, int64_t rotated)
 {
     const int64_t half = rotated / 2;
     for (float *x = heads; x < heads + n_heads * dim; x += dim) {
         if (norm != NULL) {
-            float scale = phx_rms_scale(x, dim, epsilon);
-            for (int64_t d = 0; d < dim; d++) x[d] = x[d] * scale * norm[d];
+            const float *weight = all_scale != 0 ? norm + (x - heads) : norm;
+            float scale = all_scale != 0 ? all_scale : phx_rms_scale(x, dim, epsilon);
+            for (int64_t d = 0; d < dim; d++) x[d] = x[d] * scale * weight[d];
         }
         for (int64_t i = 0; i < half; i++) {
             float a = x[i], b = x[i + half], c = cos_sin[i], s = cos_sin[i + half];
@@ -87,8 +108,14 @@ static void append_row(const struct phx_rope_append *args, int64_t row)
     const int64_t rotated = cos_sin != NULL ? args->cos_sin.cols : 0;
     float *q = phx_f32_row(args->qkv, row);
     float *k = q + args->n_heads * dim, *v = k + n_kv * dim;
-    prepare_heads(q, args->n_heads, dim, phx_f32_row(args->q_norm, 0), args->epsilon, cos_sin,
-                  rotated);
+    const float *squares = phx_f32_row(args->squares, row);
+    float q_scale = 0, k_scale = 0;
+    if (squares != NULL) {
+        q_scale = 1 / sqrtf(squares[0] / (float)args->q_full + args->epsilon);
+        k_scale = 1 / sqrtf(squares[1] / (float)args->k_full + args->epsilon);
+    }
+    prepare_heads(q, args->n_heads, dim, phx_f32_row(args->q_norm, 0), q_scale, args->epsilon,
+                  cos_sin, rotated);
 
     const int32_t position = phx_i32_at(layout->positions, row, 0);
     const int64_t block = find_block(layout, seq, slot, position);
@@ -97,7 +124,8 @@ static void append_row(const struct phx_rope_append *args, int64_t row)
     const int64_t page = phx_i32_at(layout->block_table, slot, block);
     if (page < 0) return;
     PHX_ASSERT(page < args->kv.n_pages);
-    prepare_heads(k, n_kv, dim, phx_f32_row(args->k_norm, 0), args->epsilon, cos_sin, rotated);
+    prepare_heads(k, n_kv, dim, phx_f32_row(args->k_norm, 0), k_scale, args->epsilon, cos_sin,
+                  rotated);
     for (int64_t head = 0; head < n_kv; head++) {
         int64_t page_row = (page * n_kv + head) * PHX_PAGE_TOKENS + position -
                            phx_block_position(layout, slot, block);

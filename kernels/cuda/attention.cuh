@@ -35,10 +35,11 @@ struct attention_args {
     int32_t n_heads, n_kv_heads, group, head_dim;
     int32_t window;
     float scale, soft_cap;
-    bool in_words;    ///< keys and values lie at multiples of 16 bytes
-    int32_t n_stages; ///< 1 or 2: tiles of keys and values in shared memory
-    float *partial;   ///< [workers + S][Hq][D + 2]: sums, then the largest score and their sum
-    int32_t n_workers;
+    bool in_words;     ///< keys and values lie at multiples of 16 bytes
+    int32_t n_stages;  ///< 1 or 2: tiles of keys and values in shared memory
+    float *partial;    ///< shares of sequences, [workers + S][Hq][share_pitch()]
+    unsigned *tickets; ///< [S][kv heads][tiles]: shares of a sequence that are complete; 0 between
+    int32_t n_workers; ///< at most, for each KV head
     struct layout_view layout;
 #ifdef PHX_TAPPED
     struct tap_view tap;
@@ -112,12 +113,13 @@ __device__ inline float soft_capped(float s, float cap)
     return cap > 0 ? cap * tanhf(s / cap) : s;
 }
 
-/// Sequences with several rows on tensor cores. Sets *done to false, with nothing launched, for
-/// what it does not take: 16-bit activations and a cache of the same type, heads of 64 or 128, all
-/// of it aligned. (attention_mma.cu)
+/// On tensor cores, for what fits them (fits_mma in attention.cu): sequences with several rows
+/// (attention_mma.cu), and those with one (attention_decode.cu).
 enum phx_status PHX_ATTENTION(phx_cuda_attention_mma)(struct phx_stream *stream,
                                                       const struct attention_args &args,
-                                                      enum phx_dtype kv, int32_t max_seq_rows,
-                                                      bool *done);
+                                                      enum phx_dtype kv, int32_t max_seq_rows);
+enum phx_status PHX_ATTENTION(phx_cuda_attention_decode)(struct phx_stream *stream,
+                                                         const struct attention_args &args,
+                                                         enum phx_dtype kv);
 
 #endif

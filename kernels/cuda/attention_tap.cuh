@@ -1,7 +1,6 @@
 /// \file attention_tap.cuh
 /// What the attention kernels tell an audit (phx_attention_tap). They call these functions in any
-/// case; but in the build with PHX_TAPPED (attention_tapped.cu, attention_mma_tapped.cu) all of
-/// them are empty.
+/// case; all of them are empty but in the builds with PHX_TAPPED (attention*_tapped.cu).
 #ifndef PHX_KERNELS_CUDA_ATTENTION_TAP_CUH
 #define PHX_KERNELS_CUDA_ATTENTION_TAP_CUH
 

@@ -205,9 +205,8 @@ template <typename KV, int PAIRS, int PER_WARP> struct attention_tile {
     __device__ void softmax(int i, float s)
     {
         const float largest = fmaxf(state.max[i], warp_reduce(s, max_op()));
-        const bool none = largest == -CUDART_INF_F;
-        const float p = none ? 0 : expf(s - largest);
-        const float factor = none ? 1 : expf(state.max[i] - largest);
+        const float base = largest == -CUDART_INF_F ? 0 : largest; /* nothing seen yet, or NaN */
+        const float p = expf(s - base), factor = expf(state.max[i] - base);
         state.max[i] = largest;
         state.sum[i] = state.sum[i] * factor + warp_reduce(p, add_op());
 #pragma unroll

@@ -17,6 +17,10 @@ struct max_op {
     {
         return a > b ? a : b;
     }
+    __device__ float operator()(float a, float b) const /* NaNs are passed over */
+    {
+        return fmaxf(a, b);
+    }
 };
 
 /// Every lane gets the result.

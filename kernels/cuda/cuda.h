@@ -35,7 +35,7 @@ struct phx_cuda_stream {
     struct phx_cuda_plans *plans;
     struct phx_buffer *memory; ///< the parts, in this order
     struct phx_cuda_scratch sizes;
-    char *workspace, *packed, *wide, *partial, *best;
+    char *workspace, *packed, *wide, *partial, *tickets, *best;
 };
 
 static inline struct phx_cuda_device *phx_cuda_device(const struct phx_stream *stream)
@@ -70,8 +70,9 @@ enum phx_status phx_cuda_dummy(struct phx_stream *stream, enum phx_dtype dtype, 
                                int64_t global_col);
 
 /* ---- products: linear.c decides, matmul.c is cuBLASLt, gemv.cu and gemm.cu are kernels ---- */
-/// out[n][o] = sum_i x[n][i] weight[o][i] + bias[o]; every row of x and weight begins at a multiple
-/// of 16 bytes, `in` is a multiple of PHX_CUDA_ALIGN_VALUES.
+/// out[n][o] = soft_cap(scale * (sum_i x[n][i] weight[o][i] + bias[o])), as in struct phx_linear;
+/// every row of x and weight begins at a multiple of 16 bytes, `in` is a multiple of
+/// PHX_CUDA_ALIGN_VALUES.
 struct phx_cuda_product {
     enum phx_dtype x_dtype, weight_dtype, out_dtype;
     const void *x;      ///< [n, in], x_stride
@@ -80,6 +81,7 @@ struct phx_cuda_product {
     void *out;          ///< [n, n_out], out_stride
     int64_t n, in, n_out;
     int64_t x_stride, out_stride;
+    float scale, soft_cap; ///< 0: none
 };
 
 enum { PHX_CUDA_GEMV_MAX_ROWS = 8 };
@@ -92,15 +94,16 @@ enum phx_status phx_cuda_gemv_gated(struct phx_stream *stream,
                                     enum phx_activation activation);
 /// Any types and sizes.
 enum phx_status phx_cuda_gemm(struct phx_stream *stream, const struct phx_cuda_product *product);
-/// Sets *done to false, with nothing launched, where cuBLASLt has nothing to offer.
+/// Without bias, scale and cap. Sets *done to false, with nothing launched, where cuBLASLt has
+/// nothing to offer.
 enum phx_status phx_cuda_matmul(struct phx_stream *stream, const struct phx_cuda_product *product,
                                 bool *done);
 enum phx_status phx_cuda_plans_create(struct phx_cuda_plans **out);
 void phx_cuda_plans_destroy(struct phx_cuda_plans *plans);
 
-/// x[n][o] += bias[o] for [n, cols].
-enum phx_status phx_cuda_add_bias(struct phx_stream *stream, enum phx_dtype dtype, void *x,
-                                  int64_t n, int64_t cols, int64_t stride, const float *bias);
+/// Bias, scale and soft cap of a product, in place.
+enum phx_status phx_cuda_finish_product(struct phx_stream *stream,
+                                        const struct phx_cuda_product *product);
 /// to[n][i] = from[n][i] for i < in, then zeros up to phx_cuda_pitch(in), which is its stride.
 enum phx_status phx_cuda_pack(struct phx_stream *stream, enum phx_dtype dtype, const void *from,
                               int64_t stride, void *to, int64_t n, int64_t in);
@@ -158,7 +161,11 @@ enum phx_status phx_cuda_embed(struct phx_stream *, const struct phx_embed *);
 enum phx_status phx_cuda_add_norm(struct phx_stream *, const struct phx_add_norm *);
 enum phx_status phx_cuda_linear(struct phx_stream *, const struct phx_linear *);
 enum phx_status phx_cuda_gate_up(struct phx_stream *, const struct phx_gate_up *);
+enum phx_status phx_cuda_route(struct phx_stream *, const struct phx_route *);
+enum phx_status phx_cuda_experts_gate_up(struct phx_stream *, const struct phx_experts_gate_up *);
+enum phx_status phx_cuda_experts_down(struct phx_stream *, const struct phx_experts_down *);
 enum phx_status phx_cuda_rope_table(struct phx_stream *, const struct phx_rope_table *);
+enum phx_status phx_cuda_head_squares(struct phx_stream *, const struct phx_head_squares *);
 enum phx_status phx_cuda_rope_append(struct phx_stream *, const struct phx_rope_append *);
 enum phx_status phx_cuda_attention(struct phx_stream *, const struct phx_attention *);
 enum phx_status phx_cuda_attention_tapped(struct phx_stream *, const struct phx_attention *);

@@ -7,8 +7,6 @@
 
 enum {
     MIN_CAPABILITY = 80, /* asynchronous copies and bf16 tensor cores */
-    EARLY_START = 90,    /* architecture whose kernels wait for their predecessor */
-    MAX_HEAD_DIM = 256,  /* attention keeps a head's sums in registers */
 };
 
 struct cuda_event {
@@ -78,7 +76,7 @@ static enum phx_status open_device(struct phx_cuda_device *device,
     int architecture = 0;
     PHX_TRY(check_device(options->ordinal, &properties, &architecture));
     device->ordinal = options->ordinal;
-    device->starts_early = architecture >= EARLY_START;
+    device->starts_early = architecture >= PHX_CUDA_EARLY_START;
     struct phx_device_info *info = &device->base.info;
     PHX_TRY(phx_cuda_describe(options->ordinal, info));
     info->activation = info->kv_default = options->compute;
@@ -138,17 +136,20 @@ static enum phx_status open_stream(struct phx_cuda_stream *stream)
     stream->packed = stream->workspace + stream->sizes.workspace_bytes;
     stream->wide = stream->packed + stream->sizes.packed_bytes;
     stream->partial = stream->wide + stream->sizes.wide_bytes;
-    stream->best = stream->partial + stream->sizes.partial_bytes;
+    stream->tickets = stream->partial + stream->sizes.partial_bytes;
+    stream->best = stream->tickets + stream->sizes.tickets_bytes;
+    PHX_CUDA_TRY(cudaMemsetAsync,
+                 (stream->tickets, 0, stream->sizes.tickets_bytes, stream->native));
     return PHX_OK;
 }
 
 enum phx_status phx_cuda_stream_create(struct phx_device *device, const struct phx_limits *limits,
                                        struct phx_stream **out)
 {
-    if (limits->max_head_dim > MAX_HEAD_DIM)
+    if (limits->max_head_dim > PHX_CUDA_MAX_HEAD_DIM)
         return phx_fail(PHX_UNSUPPORTED,
                         "heads of %d values: attention on CUDA takes at most %d; use the CPU",
-                        limits->max_head_dim, MAX_HEAD_DIM);
+                        limits->max_head_dim, PHX_CUDA_MAX_HEAD_DIM);
     struct phx_cuda_stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a stream");
     stream->base = (struct phx_stream){device, *limits};

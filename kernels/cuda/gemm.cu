@@ -56,8 +56,9 @@ __global__ void __launch_bounds__(THREADS) gemm(struct phx_cuda_product p)
         for (int j = 0; j < EACH; j++) {
             const int64_t n = row + down + i * SIDE, o = col + across + j * SIDE;
             if (n >= p.n || o >= p.n_out) continue;
+            const float value = acc[i][j] + (p.bias != NULL ? p.bias[o] : 0);
             store_any(p.out_dtype, p.out, n * p.out_stride + o,
-                      acc[i][j] + (p.bias != NULL ? p.bias[o] : 0));
+                      scaled_and_capped(value, p.scale, p.soft_cap));
         }
 }
 
@@ -84,24 +85,25 @@ extern "C" enum phx_status phx_cuda_gemm(struct phx_stream *stream,
 
 /* ---- around products: blocks of a row's columns, rows in the grid's other direction ---- */
 
-template <typename T>
-__global__ void add_bias(T *x, int64_t n, int64_t cols, int64_t stride, const float *bias)
+template <typename T> __global__ void finish_product(struct phx_cuda_product p)
 {
     const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     wait_for_predecessor();
-    if (c >= cols) return;
-    for (int64_t r = blockIdx.y; r < n; r += gridDim.y)
-        x[r * stride + c] = from_f32<T>(to_f32(x[r * stride + c]) + bias[c]);
+    if (c >= p.n_out) return;
+    const float bias = p.bias != NULL ? p.bias[c] : 0;
+    for (int64_t r = blockIdx.y; r < p.n; r += gridDim.y) {
+        T *x = (T *)p.out + r * p.out_stride + c;
+        *x = from_f32<T>(scaled_and_capped(to_f32(*x) + bias, p.scale, p.soft_cap));
+    }
 }
 
-extern "C" enum phx_status phx_cuda_add_bias(struct phx_stream *stream, enum phx_dtype dtype,
-                                             void *x, int64_t n, int64_t cols, int64_t stride,
-                                             const float *bias)
+extern "C" enum phx_status phx_cuda_finish_product(struct phx_stream *stream,
+                                                   const struct phx_cuda_product *product)
 {
-    return with_type(dtype, [&](auto type) {
-        using T = decltype(type);
-        return launch(stream, "add_bias", {grid_of(n, cols, THREADS), THREADS}, add_bias<T>, (T *)x,
-                      n, cols, stride, bias);
+    return with_type(product->out_dtype, [&](auto type) {
+        return launch(stream, "finish_product",
+                      {grid_of(product->n, product->n_out, THREADS), THREADS},
+                      finish_product<decltype(type)>, *product);
     });
 }
 

@@ -20,6 +20,7 @@ struct gemv_args {
     enum phx_dtype out_dtype;
     int64_t in, n_out; /* n_out: columns of out */
     int64_t x_stride, out_stride;
+    float scale, soft_cap;
     int n; /* rows of x: at most N */
     enum phx_activation activation;
     unsigned n_early; /* blocks that may be there before the predecessor has ended */
@@ -100,7 +101,10 @@ __global__ void __launch_bounds__(THREADS) gemv(struct gemv_args a)
         for (int i = 0; i < N; i++) {
             if (i >= a.n) break;
             float value = acc[r][i] + bias;
-            if (GATED) value = activate(a.activation, value) * (acc[OUTS + r][i] + up_bias);
+            if (GATED)
+                value = activate(a.activation, value) * (acc[OUTS + r][i] + up_bias);
+            else
+                value = scaled_and_capped(value, a.scale, a.soft_cap);
             store_any(a.out_dtype, a.out, i * a.out_stride + out, value);
         }
     }
@@ -120,10 +124,13 @@ static enum phx_status run(struct phx_stream *stream, const struct phx_cuda_prod
                            int64_t n_out, enum phx_activation activation)
 {
     const struct gemv_args a = {
-        p->x,      p->weight,    p->bias,
-        p->out,    p->out_dtype, p->in,
-        n_out,     p->x_stride,  p->out_stride,
-        (int)p->n, activation,   (unsigned)stream->device->info.n_units * BLOCKS_PER_SM};
+        p->x,          p->weight,
+        p->bias,       p->out,
+        p->out_dtype,  p->in,
+        n_out,         p->x_stride,
+        p->out_stride, p->scale,
+        p->soft_cap,   (int)p->n,
+        activation,    (unsigned)stream->device->info.n_units * BLOCKS_PER_SM};
     PHX_ASSERT(p->n >= 1 && p->n <= PHX_CUDA_GEMV_MAX_ROWS);
     return with_type(p->weight_dtype, [&](auto w) {
         return with_type(p->x_dtype, [&](auto x) {

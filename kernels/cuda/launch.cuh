@@ -1,5 +1,6 @@
 /// \file launch.cuh
-/// How every kernel of this backend is launched, and what every one of them does first.
+/// How every kernel is launched, here and in parallel/comm_nccl_fused.cu, and what every one of
+/// them does first.
 ///
 /// From sm_90 on a kernel starts while its predecessor in the stream still runs (programmatic
 /// dependent launch). So every thread of every kernel calls wait_for_predecessor() before it reads
@@ -18,7 +19,9 @@
 #ifndef PHX_KERNELS_CUDA_LAUNCH_CUH
 #define PHX_KERNELS_CUDA_LAUNCH_CUH
 
-#include "kernels/cuda/cuda.h"
+#include "kernels/base/check.h"
+#include "kernels/base/random.h"
+#include "kernels/cuda/native.h"
 
 struct launch_shape {
     dim3 grid;
@@ -26,10 +29,11 @@ struct launch_shape {
     size_t shared_bytes = 0;
 };
 
+/// `starts_early`: while its predecessor still runs; the code must be one that waits.
 template <typename... Parameters, typename... Arguments>
-static enum phx_status launch(struct phx_stream *stream, const char *name,
-                              const struct launch_shape &shape, void (*kernel)(Parameters...),
-                              const Arguments &...arguments)
+static enum phx_status launch_on(cudaStream_t stream, bool starts_early, const char *name,
+                                 const struct launch_shape &shape, void (*kernel)(Parameters...),
+                                 const Arguments &...arguments)
 {
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -38,9 +42,9 @@ static enum phx_status launch(struct phx_stream *stream, const char *name,
     config.gridDim = shape.grid;
     config.blockDim = dim3(shape.threads);
     config.dynamicSmemBytes = shape.shared_bytes;
-    config.stream = phx_cuda_stream_native(stream);
+    config.stream = stream;
     config.attrs = &early;
-    config.numAttrs = phx_cuda_device(stream)->starts_early ? 1 : 0;
+    config.numAttrs = starts_early ? 1 : 0;
     return phx_cuda_status(cudaLaunchKernelEx(&config, kernel, arguments...), name);
 }
 
@@ -68,7 +72,7 @@ __device__ inline void wait_for_predecessor()
 #else
     constexpr bool waits = true;
 #endif
-#if __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 10 * PHX_CUDA_EARLY_START
     if (waits) cudaGridDependencySynchronize();
     cudaTriggerProgrammaticLaunchCompletion();
 #else

@@ -29,8 +29,8 @@ static enum phx_status many_rows(struct phx_stream *stream, const struct phx_cud
     bool done = false;
     if (p->x_dtype == p->weight_dtype) PHX_TRY(phx_cuda_matmul(stream, p, &done));
     if (!done) return phx_cuda_gemm(stream, p);
-    if (p->bias == NULL) return PHX_OK;
-    return phx_cuda_add_bias(stream, p->out_dtype, p->out, p->n, p->n_out, p->out_stride, p->bias);
+    if (p->bias == NULL && p->scale == 0 && p->soft_cap == 0) return PHX_OK;
+    return phx_cuda_finish_product(stream, p);
 }
 
 static enum phx_status plain(struct phx_stream *stream, const struct phx_cuda_product *p,
@@ -106,6 +106,8 @@ static struct phx_cuda_product product(struct phx_tensor x, const struct phx_wei
 enum phx_status phx_cuda_linear(struct phx_stream *stream, const struct phx_linear *args)
 {
     struct phx_cuda_product p = product(args->x, args->weight, args->bias, args->out);
+    p.scale = args->scale;
+    p.soft_cap = args->soft_cap;
     return over_rows(stream, &p, PHX_SILU, plain);
 }
 

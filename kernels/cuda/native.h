@@ -9,6 +9,10 @@
 #include "kernels/device.h"
 #include "kernels/tensor.h"
 
+/// Code of kernels for this architecture (9.0) and later ones waits for its predecessor in the
+/// stream, and so may start before that has ended (launch.cuh).
+#define PHX_CUDA_EARLY_START 90
+
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -29,6 +29,35 @@ extern "C" enum phx_status phx_cuda_rope_table(struct phx_stream *stream,
                   address_of<float>(args->out), args->out.stride, args->inv_freq.cols);
 }
 
+template <typename T>
+__global__ void __launch_bounds__(THREADS)
+    head_squares(const T *qkv, int64_t stride, int64_t q, int64_t k, float *out)
+{
+    __shared__ float shared[32];
+    const T *x = qkv + blockIdx.x * stride;
+    float squares[2] = {};
+    wait_for_predecessor();
+    for (int64_t i = threadIdx.x; i < q + k; i += THREADS)
+        squares[i < q ? 0 : 1] += to_f32(x[i]) * to_f32(x[i]);
+    for (int i = 0; i < 2; i++) {
+        const float sum = block_reduce(squares[i], add_op(), shared);
+        if (threadIdx.x == 0) out[2 * blockIdx.x + i] = sum;
+    }
+}
+
+extern "C" enum phx_status phx_cuda_head_squares(struct phx_stream *stream,
+                                                 const struct phx_head_squares *args)
+{
+    PHX_TRY(phx_cuda_use(stream->device));
+    return with_type(args->qkv.dtype, [&](auto type) {
+        using T = decltype(type);
+        return launch(stream, "head_squares", {(unsigned)args->qkv.rows, THREADS}, head_squares<T>,
+                      address_of<const T>(args->qkv), args->qkv.stride,
+                      (int64_t)args->n_heads * args->head_dim,
+                      (int64_t)args->n_kv_heads * args->head_dim, address_of<float>(args->out));
+    });
+}
+
 struct append_args {
     void *qkv;
     int64_t qkv_stride;
@@ -36,6 +65,8 @@ struct append_args {
     const float *cos_sin;
     int64_t cos_sin_stride;
     const float *q_norm, *k_norm;
+    const float *squares; /* NULL: each head is normed by its own */
+    float q_full, k_full;
     float epsilon;
     void *k, *v;
     layout_view layout;
@@ -63,16 +94,18 @@ __device__ int64_t find_place(const struct append_args &a, int32_t seq, int32_t 
     return page * a.n_kv_heads * PHX_PAGE_TOKENS + position - block_position(a.layout, slot, block);
 }
 
-/* A warp's head, in shared memory: normed and rotated. */
-__device__ void prepare(const struct append_args &a, const float *norm, const float *cos_sin,
-                        float *head)
+/* A warp's head, in shared memory: normed and rotated. `all_squares` are those of all heads, of
+ * `full` values; NULL: of this one alone. */
+__device__ void prepare(const struct append_args &a, const float *norm, const float *all_squares,
+                        float full, const float *cos_sin, float *head)
 {
     const int lane = threadIdx.x % 32, half = a.rotated / 2;
     if (norm != NULL) {
         float squares = 0;
         for (int d = lane; d < a.head_dim; d += 32) squares += head[d] * head[d];
         squares = warp_reduce(squares, add_op());
-        const float scale = 1 / sqrtf(squares / (float)a.head_dim + a.epsilon);
+        const float mean = all_squares != NULL ? *all_squares / full : squares / (float)a.head_dim;
+        const float scale = 1 / sqrtf(mean + a.epsilon);
         for (int d = lane; d < a.head_dim; d += 32) head[d] *= scale * norm[d];
         __syncwarp();
     }
@@ -102,8 +135,15 @@ __global__ void __launch_bounds__(THREADS) rope_append(struct append_args a)
     T *from = (T *)a.qkv + row * a.qkv_stride + (int64_t)index * a.head_dim;
     for (int d = lane; d < a.head_dim; d += 32) head[d] = to_f32(from[d]);
     __syncwarp();
-    if (is_q || is_k)
-        prepare(a, is_q ? a.q_norm : a.k_norm, a.cos_sin + row * a.cos_sin_stride, head);
+    if (is_q || is_k) {
+        const float *norm = is_q ? a.q_norm : a.k_norm, *squares = NULL;
+        if (a.squares != NULL) {
+            squares = a.squares + 2 * row + (is_q ? 0 : 1);
+            norm += (int64_t)(is_q ? index : kv_head) * a.head_dim;
+        }
+        prepare(a, norm, squares, is_q ? a.q_full : a.k_full, a.cos_sin + row * a.cos_sin_stride,
+                head);
+    }
     if (is_q) {
         for (int d = lane; d < a.head_dim; d += 32) from[d] = from_f32<T>(head[d]);
         return;
@@ -129,6 +169,9 @@ extern "C" enum phx_status phx_cuda_rope_append(struct phx_stream *stream,
                                   args->cos_sin.stride,
                                   address_of<const float>(args->q_norm),
                                   address_of<const float>(args->k_norm),
+                                  address_of<const float>(args->squares),
+                                  (float)args->q_full,
+                                  (float)args->k_full,
                                   args->epsilon,
                                   address_of<void>(kv->k),
                                   address_of<void>(kv->v),

@@ -42,10 +42,11 @@ extern "C" enum phx_status phx_cuda_embed(struct phx_stream *stream, const struc
 struct norm_args {
     const void *x; /* NULL: the residual stays */
     int64_t x_stride;
+    const float *post; /* NULL: x is added as it is */
     float *residual;
     int64_t residual_stride;
     bool start;
-    const float *weight;
+    const float *weight; /* NULL: the residual goes out as it is */
     float epsilon;
     void *out;
     int64_t out_stride;
@@ -66,8 +67,15 @@ __global__ void __launch_bounds__(1024) add_norm(struct norm_args a)
     const T *x = a.x != NULL ? (const T *)a.x + n * a.x_stride : NULL;
     float *residual = a.residual + n * a.residual_stride;
     T *out = (T *)a.out + n * a.out_stride;
-    float squares = 0;
+    float squares = 0, post_scale = 1;
     wait_for_predecessor();
+    if (a.post != NULL) {
+        float x_squares = 0;
+        for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x)
+            x_squares += to_f32(x[c]) * to_f32(x[c]);
+        x_squares = block_reduce(x_squares, add_op(), shared);
+        post_scale = 1 / sqrtf(x_squares / (float)a.cols + a.epsilon);
+    }
     for (int64_t c = (int64_t)threadIdx.x * V; c < a.cols; c += (int64_t)blockDim.x * V) {
         alignas(16) float r[V];
         if (VECTORS)
@@ -81,7 +89,10 @@ __global__ void __launch_bounds__(1024) add_norm(struct norm_args a)
             else
                 more[0] = x[c];
 #pragma unroll
-            for (int v = 0; v < V; v++) r[v] += to_f32(more[v]);
+            for (int v = 0; v < V; v++) {
+                const float value = to_f32(more[v]);
+                r[v] += a.post != NULL ? value * post_scale * a.post[c + v] : value;
+            }
             if (VECTORS)
                 *(float4 *)(residual + c) = *(const float4 *)r;
             else
@@ -91,6 +102,12 @@ __global__ void __launch_bounds__(1024) add_norm(struct norm_args a)
         for (int v = 0; v < V; v++) squares += r[v] * r[v];
     }
     squares = block_reduce(squares, add_op(), shared);
+    if (a.weight == NULL) {
+        for (int64_t c = (int64_t)threadIdx.x * V; c < a.cols; c += (int64_t)blockDim.x * V)
+#pragma unroll
+            for (int v = 0; v < V; v++) out[c + v] = from_f32<T>(residual[c + v]);
+        return;
+    }
     const float scale = 1 / sqrtf(squares / (float)a.cols + a.epsilon);
     for (int64_t c = (int64_t)threadIdx.x * V; c < a.cols; c += (int64_t)blockDim.x * V) {
         if (VECTORS) {
@@ -117,6 +134,7 @@ extern "C" enum phx_status phx_cuda_add_norm(struct phx_stream *stream,
 {
     const struct norm_args a = {address_of<const void>(args->x),
                                 args->x.stride,
+                                address_of<const float>(args->post),
                                 address_of<float>(args->residual),
                                 args->residual.stride,
                                 args->start,

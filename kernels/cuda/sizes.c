@@ -48,6 +48,8 @@ struct phx_cuda_scratch phx_cuda_scratch_sizes(const struct phx_device *device,
         .wide_bytes = aligned(phx_dtype_bytes(act, min64(limits->max_rows, WIDE_ROWS) *
                                                        phx_cuda_pitch(limits->max_out))),
         .partial_bytes = aligned(attention_bytes(device, limits)),
+        .tickets_bytes =
+            aligned(sizeof(unsigned) * (size_t)((int64_t)limits->max_seqs * limits->max_heads)),
         .best_bytes =
             aligned((size_t)phx_cuda_candidate_slices(device) *
                     (PHX_MAX_CANDIDATES * sizeof(uint64_t) + sizeof(struct phx_cuda_slice_sum))),
@@ -59,7 +61,7 @@ size_t phx_cuda_stream_scratch_bytes(const struct phx_device *device,
 {
     struct phx_cuda_scratch sizes = phx_cuda_scratch_sizes(device, limits);
     return sizes.workspace_bytes + sizes.packed_bytes + sizes.wide_bytes + sizes.partial_bytes +
-           sizes.best_bytes;
+           sizes.tickets_bytes + sizes.best_bytes;
 }
 
 size_t phx_cuda_weight_bytes(const struct phx_device *device, const struct phx_weight_shape *shape)

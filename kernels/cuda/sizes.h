@@ -18,12 +18,17 @@ static inline int64_t phx_cuda_pitch(int64_t cols)
     return (cols + PHX_CUDA_ALIGN_VALUES - 1) / PHX_CUDA_ALIGN_VALUES * PHX_CUDA_ALIGN_VALUES;
 }
 
-/// Parts of a stream's scratch. Ops use them freely; nothing survives an op.
+/// Attention keeps the sums of a head in registers.
+enum { PHX_CUDA_MAX_HEAD_DIM = 256 };
+
+/// Parts of a stream's scratch. Ops use them freely; nothing survives an op but the tickets, which
+/// are 0 before and after each.
 struct phx_cuda_scratch {
     size_t workspace_bytes; ///< cuBLASLt's; also for weights under way
     size_t packed_bytes;    ///< inputs of products that lie askew
     size_t wide_bytes;      ///< gate and up before they meet
     size_t partial_bytes;   ///< shares of an attention that is divided over blocks
+    size_t tickets_bytes;   ///< how many shares of what is divided so are complete
     size_t best_bytes;      ///< the best candidates of slices of the vocabulary
 };
 struct phx_cuda_scratch phx_cuda_scratch_sizes(const struct phx_device *device,

@@ -1,42 +1,21 @@
 /// \file types.cuh
-/// Element types in kernels: conversion to and from f32, eight values at a time, and the way from
-/// a phx_dtype to a type. All kernels include this, and launch.cuh with it.
+/// What the kernels of this backend share: launches on its streams, values of a type known only at
+/// run time, eight values at a time. All include this, and launch.cuh and elements.cuh with it.
 #ifndef PHX_KERNELS_CUDA_TYPES_CUH
 #define PHX_KERNELS_CUDA_TYPES_CUH
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/launch.cuh"
 
-typedef __half phx_f16;
-typedef __nv_bfloat16 phx_bf16;
-
-__device__ inline float to_f32(float x)
+/// On a stream of this backend.
+template <typename... Parameters, typename... Arguments>
+static enum phx_status launch(struct phx_stream *stream, const char *name,
+                              const struct launch_shape &shape, void (*kernel)(Parameters...),
+                              const Arguments &...arguments)
 {
-    return x;
-}
-__device__ inline float to_f32(phx_f16 x)
-{
-    return __half2float(x);
-}
-__device__ inline float to_f32(phx_bf16 x)
-{
-    return __bfloat162float(x);
-}
-
-template <typename T> __device__ inline T from_f32(float x);
-template <> __device__ inline float from_f32<float>(float x)
-{
-    return x;
-}
-template <> __device__ inline phx_f16 from_f32<phx_f16>(float x)
-{
-    return __float2half_rn(x);
-}
-template <> __device__ inline phx_bf16 from_f32<phx_bf16>(float x)
-{
-    return __float2bfloat16_rn(x);
+    return launch_on(phx_cuda_stream_native(stream), phx_cuda_device(stream)->starts_early, name,
+                     shape, kernel, arguments...);
 }
 
 /// Value `index` of an array whose type is known only at run time.
@@ -108,20 +87,6 @@ template <> __device__ inline void widen(const eight<float> &x, float (&to)[8])
         to[4 * i + 2] = __uint_as_float(x.words[i].z);
         to[4 * i + 3] = __uint_as_float(x.words[i].w);
     }
-}
-
-/// Call f with a value of the type that `dtype` names.
-template <typename F> static enum phx_status with_type(enum phx_dtype dtype, F f)
-{
-    if (dtype == PHX_F16) return f(phx_f16());
-    if (dtype == PHX_BF16) return f(phx_bf16());
-    PHX_ASSERT(dtype == PHX_F32);
-    return f(float());
-}
-
-static inline int64_t ceil_div(int64_t n, int64_t size)
-{
-    return (n + size - 1) / size;
 }
 
 /// Blocks of `threads` columns of a row; rows in the grid's other direction, where a kernel goes on

@@ -1,10 +1,9 @@
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "kernels/base/check.h"
 #include "launch/settings.h"
 #include "launch/verbs/audit_output.h"
+#include "launch/verbs/json_line.h"
 #include "launch/verbs/probe.h"
 #include "launch/verbs/verbs.h"
 
@@ -12,6 +11,7 @@ struct job {
     const struct phx_options *options;
     bool *layers; /* [n_layers] */
     bool *heads;  /* [H] shown */
+    FILE *json;   /* rank 0, --json FILE */
     int32_t *ids; /* rank 0 */
     int32_t n_ids;
     struct phx_audit *audit;
@@ -38,11 +38,12 @@ static enum phx_status prepare(struct job *job, const struct phx_run *run)
                              &job->layers));
     PHX_TRY(choose_heads(job, run->config));
     if (run->world->rank != 0) return PHX_OK;
+    PHX_TRY(phx_json_file_open(job->options->json_out, &job->json));
     PHX_TRY(phx_probe_prompt(job->options, run, &job->ids, &job->n_ids));
-    if (job->n_ids > run->config->max_positions - PHX_AUDIT_NEW)
+    if (job->n_ids > run->config->context - PHX_AUDIT_NEW)
         return phx_fail(PHX_USAGE,
-                        "the prompt has %d tokens: an audit of this model reads at most %lld",
-                        job->n_ids, (long long)run->config->max_positions - PHX_AUDIT_NEW);
+                        "the prompt has %d tokens: an audit in this context reads at most %lld",
+                        job->n_ids, (long long)run->config->context - PHX_AUDIT_NEW);
     return PHX_OK;
 }
 
@@ -64,17 +65,11 @@ static enum phx_status print(const struct job *job, const struct phx_run *run)
                                   .config = run->config,
                                   .layers = job->layers,
                                   .heads = job->heads,
+                                  .brief = job->options->brief,
                                   .n_ranks = run->world->size};
-    const char *path = job->options->json_out;
-    if (path != NULL && strcmp(path, "-") == 0) return phx_audit_print_json(&view, stdout);
-    PHX_TRY(phx_audit_print(&view, stdout));
-    if (path == NULL) return PHX_OK;
-    FILE *file = fopen(path, "w");
-    if (file == NULL) return phx_fail(PHX_IO, "--json %s: %s", path, strerror(errno));
-    enum phx_status status = phx_audit_print_json(&view, file);
-    if (fclose(file) != 0 && status == PHX_OK)
-        status = phx_fail(PHX_IO, "--json %s: %s", path, strerror(errno));
-    return status;
+    if (job->json != stdout) PHX_TRY(phx_audit_print(&view, stdout));
+    if (job->json == NULL) return PHX_OK;
+    return phx_json_file_write(job->options->json_out, job->json, phx_audit_json(&view));
 }
 
 static enum phx_status run_job(struct job *job, struct phx_run *run)
@@ -106,6 +101,7 @@ enum phx_status phx_verb_audit(struct phx_world *world, const struct phx_options
     }
     if (status == PHX_OK) status = run_job(&job, run);
     phx_audit_destroy(job.audit);
+    phx_json_file_close(job.json);
     free(job.layers);
     free(job.heads);
     free(job.ids);

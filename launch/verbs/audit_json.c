@@ -1,13 +1,16 @@
-#include <jansson.h>
 #include <math.h>
 
 #include "launch/verbs/audit_output.h"
-#include "launch/verbs/json_line.h"
+
+static json_t *number(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
 
 static json_t *floats(const float *values, int n)
 {
     json_t *array = json_array();
-    for (int i = 0; i < n; i++) json_array_append_new(array, json_real((double)values[i]));
+    for (int i = 0; i < n; i++) json_array_append_new(array, number((double)values[i]));
     return array;
 }
 
@@ -38,18 +41,13 @@ static json_t *layer_json(const struct phx_audit_view *v, int32_t layer)
                      s->n_heads / s->n_kv_heads, "heads", heads);
 }
 
-static void add_number(json_t *object, const char *name, double value)
-{
-    json_object_set_new(object, name, isfinite(value) ? json_real(value) : json_null());
-}
-
 static json_t *check_json(const struct phx_audit_check *c)
 {
     json_t *object =
         json_pack("{s:s, s:i, s:b, s:I, s:s}", "name", c->name, "gate", c->gate, "passed",
                   c->passed, "comparisons", (json_int_t)c->n, "formula", c->formula);
-    add_number(object, "worst", c->worst);
-    add_number(object, "seen", c->seen);
+    json_object_set_new(object, "worst", number(c->worst));
+    json_object_set_new(object, "seen", number(c->seen));
     if (c->passed) return object;
     const struct {
         const char *name;
@@ -77,7 +75,7 @@ static json_t *twins_json(const struct phx_audit *audit)
     return array;
 }
 
-enum phx_status phx_audit_print_json(const struct phx_audit_view *view, FILE *file)
+json_t *phx_audit_json(const struct phx_audit_view *view)
 {
     const struct phx_audit_check *checks = phx_audit_checks(view->audit);
     const struct phx_audit_check *failure = phx_audit_first_failure(view->audit);
@@ -87,9 +85,8 @@ enum phx_status phx_audit_print_json(const struct phx_audit_view *view, FILE *fi
     for (int32_t l = 0; l < view->config->n_layers; l++)
         if (view->layers[l]) json_array_append_new(layers, layer_json(view, l));
     for (int i = 0; i < PHX_CHECK_COUNT; i++) json_array_append_new(list, check_json(&checks[i]));
-    json_t *object = json_pack(
-        "{s:b, s:s?, s:i, s:i, s:i, s:o, s:o, s:o}", "passed", failure == NULL, "first_failure",
-        failure == NULL ? NULL : failure->name, "ranks", view->n_ranks, "prompt_tokens", prompt,
-        "positions", all, "checks", list, "twins", twins_json(view->audit), "layers", layers);
-    return phx_json_line(object, file);
+    return json_pack("{s:b, s:s?, s:i, s:i, s:i, s:o, s:o, s:o}", "passed", failure == NULL,
+                     "first_failure", failure == NULL ? NULL : failure->name, "ranks",
+                     view->n_ranks, "prompt_tokens", prompt, "positions", all, "checks", list,
+                     "twins", twins_json(view->audit), "layers", layers);
 }

@@ -66,17 +66,55 @@ static void print_head(const struct phx_audit_head *h, int head_dim, FILE *file)
     fprintf(file, "\n");
 }
 
+static void print_config(const struct phx_audit_view *v, int32_t layer, FILE *file)
+{
+    const struct phx_layer_shape *s = &v->config->layers[layer].shape;
+    fprintf(file, "CONFIG num_heads=%d num_kv_heads=%d head_dim=%d group_size=%d ranks=%d\n",
+            s->n_heads, s->n_kv_heads, s->head_dim, s->n_heads / s->n_kv_heads, v->n_ranks);
+    print_map(v, layer, file);
+}
+
 static void print_layer(const struct phx_audit_view *v, int32_t layer, FILE *file)
 {
     const struct phx_layer_shape *s = &v->config->layers[layer].shape;
-    fprintf(file,
-            "LAYER  %d\nCONFIG num_heads=%d num_kv_heads=%d head_dim=%d group_size=%d ranks=%d\n",
-            layer, s->n_heads, s->n_kv_heads, s->head_dim, s->n_heads / s->n_kv_heads, v->n_ranks);
-    print_map(v, layer, file);
+    fprintf(file, "LAYER  %d\n", layer);
+    print_config(v, layer, file);
     for (int32_t q = 0; q < s->n_heads; q++) {
         struct phx_audit_head head;
         if (v->heads[q] && phx_audit_head(v->audit, layer, q, &head))
             print_head(&head, s->head_dim, file);
+    }
+}
+
+/* Whether print_config has the same lines for both. */
+static bool are_alike(const struct phx_audit_view *v, int32_t a, int32_t b)
+{
+    const struct phx_layer_shape *s = &v->config->layers[a].shape, *t = &v->config->layers[b].shape;
+    if (s->n_heads != t->n_heads || s->n_kv_heads != t->n_kv_heads || s->head_dim != t->head_dim)
+        return false;
+    for (int32_t q = 0; q < s->n_heads; q++) {
+        struct phx_audit_head x, y;
+        const bool seen = phx_audit_head(v->audit, a, q, &x);
+        if (phx_audit_head(v->audit, b, q, &y) != seen) return false;
+        if (seen && (x.kv_head != y.kv_head || x.rank != y.rank || x.local_q != y.local_q ||
+                     x.local_kv != y.local_kv || x.ok != y.ok))
+            return false;
+    }
+    return true;
+}
+
+static void print_briefly(const struct phx_audit_view *v, FILE *file)
+{
+    const int32_t n = v->config->n_layers;
+    for (int32_t begin = 0, end; begin < n; begin = end) {
+        end = begin + 1;
+        if (!v->layers[begin]) continue;
+        while (end < n && v->layers[end] && are_alike(v, begin, end)) end++;
+        if (end - begin == 1)
+            fprintf(file, "LAYER  %d\n", begin);
+        else
+            fprintf(file, "LAYER  %d..%d\n", begin, end - 1);
+        print_config(v, begin, file);
     }
 }
 
@@ -116,9 +154,12 @@ static void print_verdict(const struct phx_audit_view *v, FILE *file)
 {
     const struct phx_audit_check *c = phx_audit_first_failure(v->audit);
     if (c == NULL) {
+        bool all = true;
+        for (int32_t l = 0; l < v->config->n_layers; l++) all = all && v->layers[l];
         fprintf(file,
-                "VERDICT the head mapping is right, and so is what surrounds it: a fault in the "
-                "text is not here\n");
+                "VERDICT the head mapping is right%s, and so is what surrounds it: a fault in the "
+                "text is not here\n",
+                all ? "" : " in these layers");
         return;
     }
     if (c->gate > 0)
@@ -149,7 +190,8 @@ enum phx_status phx_audit_print(const struct phx_audit_view *view, FILE *file)
     phx_audit_lengths(view->audit, &prompt, &all);
     fprintf(file, "TEXTS  a prompt of %d tokens beside a decoy, then decoding: %d positions\n",
             prompt, all);
-    for (int32_t l = 0; l < view->config->n_layers; l++)
+    if (view->brief) print_briefly(view, file);
+    for (int32_t l = 0; l < view->config->n_layers && !view->brief; l++)
         if (view->layers[l]) print_layer(view, l, file);
     print_twins(view->audit, file);
     for (int gate = 1; gate <= 5; gate++)

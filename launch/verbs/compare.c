@@ -17,7 +17,9 @@ static const char file_name[] = "activations.safetensors";
 
 struct job {
     const struct phx_options *options;
+    FILE *json;                   /* rank 0, --json FILE */
     struct phx_checkpoint *other; /* rank 0, --against DIR */
+    char dump[PHX_PATH_BYTES];    /* rank 0, --dump DIR: the file */
     int32_t *ids;                 /* rank 0 */
     int32_t n_ids;
     struct phx_compare *compare;
@@ -51,11 +53,24 @@ static enum phx_status ids_of_other(struct job *job)
     return PHX_OK;
 }
 
+/* What cannot be written fails before the work. */
+static enum phx_status open_outputs(struct job *job)
+{
+    const struct phx_options *o = job->options;
+    PHX_TRY(phx_json_file_open(o->json_out, &job->json));
+    if (o->dump == NULL) return PHX_OK;
+    if (mkdir(o->dump, 0777) != 0 && errno != EEXIST)
+        return phx_fail(PHX_IO, "--dump %s: %s", o->dump, strerror(errno));
+    PHX_TRY(path_in(o->dump, job->dump));
+    return phx_safetensors_can_write(job->dump);
+}
+
 static enum phx_status prepare(struct job *job, const struct phx_run *run)
 {
     const struct phx_options *o = job->options;
     char path[PHX_PATH_BYTES];
     bool prompt = o->prompts.n > 0 || o->prompt_file != NULL || o->prompt_ids.n > 0;
+    PHX_TRY(open_outputs(job));
     if (strcmp(o->against, "solo") != 0) {
         PHX_TRY(path_in(o->against, path));
         PHX_TRY(phx_checkpoint_open(path, &job->other));
@@ -63,9 +78,9 @@ static enum phx_status prepare(struct job *job, const struct phx_run *run)
     }
     if (job->ids == NULL) PHX_TRY(phx_probe_prompt(o, run, &job->ids, &job->n_ids));
     if (job->n_ids < 1) return phx_fail(PHX_USAGE, "the prompt is empty: give at least one token");
-    if (job->n_ids > run->config->max_positions)
-        return phx_fail(PHX_USAGE, "a prompt of %d tokens: the model has positions for %lld",
-                        job->n_ids, (long long)run->config->max_positions);
+    if (job->n_ids > run->config->context)
+        return phx_fail(PHX_USAGE, "a prompt of %d tokens: the context holds %lld", job->n_ids,
+                        (long long)run->config->context);
     return PHX_OK;
 }
 
@@ -124,47 +139,29 @@ static json_t *difference_json(const struct phx_difference *d)
                      number(d->live), "expected", number(d->truth), "ok", d->ok);
 }
 
-static enum phx_status print_json(const struct job *job, FILE *file)
+static enum phx_status print_json(const struct job *job)
 {
     size_t n;
     const struct phx_difference *all = phx_compare_differences(job->compare, &n);
     const struct phx_difference *first = phx_compare_first(job->compare);
     json_t *list = json_array();
     for (size_t i = 0; i < n; i++) json_array_append_new(list, difference_json(&all[i]));
-    return phx_json_line(json_pack("{s:b, s:o, s:o}", "passed", first == NULL, "first",
-                                   first == NULL ? json_null() : difference_json(first),
-                                   "activations", list),
-                         file);
+    json_t *object =
+        json_pack("{s:b, s:o, s:o}", "passed", first == NULL, "first",
+                  first == NULL ? json_null() : difference_json(first), "activations", list);
+    return phx_json_file_write(job->options->json_out, job->json, object);
 }
 
 static enum phx_status print(const struct job *job)
 {
-    const char *path = job->options->json_out;
-    if (path != NULL && strcmp(path, "-") == 0) return print_json(job, stdout);
-    PHX_TRY(print_table(job));
-    if (path == NULL) return PHX_OK;
-    FILE *file = fopen(path, "w");
-    if (file == NULL) return phx_fail(PHX_IO, "--json %s: %s", path, strerror(errno));
-    enum phx_status status = print_json(job, file);
-    if (fclose(file) != 0 && status == PHX_OK)
-        status = phx_fail(PHX_IO, "--json %s: %s", path, strerror(errno));
-    return status;
-}
-
-static enum phx_status dump(const struct job *job)
-{
-    const char *directory = job->options->dump;
-    char path[PHX_PATH_BYTES];
-    if (mkdir(directory, 0777) != 0 && errno != EEXIST)
-        return phx_fail(PHX_IO, "--dump %s: %s", directory, strerror(errno));
-    PHX_TRY(path_in(directory, path));
-    return phx_compare_dump(job->compare, path);
+    if (job->json != stdout) PHX_TRY(print_table(job));
+    return job->json == NULL ? PHX_OK : print_json(job);
 }
 
 /* Rank 0. */
 static enum phx_status judge(const struct job *job, const struct phx_run *run, bool *out_passed)
 {
-    if (job->options->dump != NULL) PHX_TRY(dump(job));
+    if (job->options->dump != NULL) PHX_TRY(phx_compare_dump(job->compare, job->dump));
     if (job->other != NULL)
         PHX_TRY(phx_compare_with_file(job->compare, job->other));
     else
@@ -204,6 +201,7 @@ enum phx_status phx_verb_compare(struct phx_world *world, const struct phx_optio
     if (status == PHX_OK) status = run_job(&job, run);
     phx_compare_destroy(job.compare);
     phx_checkpoint_destroy(job.other);
+    phx_json_file_close(job.json);
     free(job.ids);
     phx_run_destroy(run);
     phx_placement_destroy(placement);

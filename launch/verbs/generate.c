@@ -221,10 +221,7 @@ static enum phx_status prepare(struct job *job, const struct phx_run *run)
                                           .forced_ids = o->force_ids.items,
                                           .n_forced = (int32_t)o->force_ids.n};
     job->config = run->config;
-    job->context = o->context ? o->context : (int32_t)run->config->max_positions;
-    if (job->context > run->config->max_positions)
-        return phx_fail(PHX_USAGE, "-c %d: the model has positions for %lld tokens", job->context,
-                        (long long)run->config->max_positions);
+    job->context = (int32_t)run->config->context;
     enum phx_status status = phx_tokenizer_load(run->directory, &job->tokenizer);
     if (status == PHX_NOT_FOUND && run->settings.dummy) {
         phx_fail_clear();

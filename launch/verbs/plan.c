@@ -133,6 +133,7 @@ static enum phx_status open_model(struct job *job)
     char directory[PHX_PATH_BYTES];
     PHX_TRY(phx_model_path(job->options->model, directory));
     PHX_TRY(phx_config_load(directory, &job->config));
+    if (job->options->expert_parallel) PHX_TRY(phx_config_divide_experts(job->config));
     job->layers = calloc((size_t)job->config->n_layers, sizeof *job->layers);
     if (job->layers == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the plan");
     job->shape = phx_config_shape(job->config, job->layers);
@@ -198,7 +199,7 @@ static int64_t find_most(const struct job *job, const struct phx_plan_case *c, b
     if (of_texts) {
         int64_t pages = INT64_C(1) << 30; /* what a table of pages can count */
         most = pages / (r->context / PHX_PAGE_TOKENS + 2);
-        if (most > PHX_PLAN_MOST_TEXTS) most = PHX_PLAN_MOST_TEXTS;
+        if (most > PHX_MAX_SEQS) most = PHX_MAX_SEQS;
     }
     while (fit < most) {
         int64_t middle = most - (most - fit) / 2;

@@ -112,7 +112,7 @@ static void print_fit(const struct phx_plan_report *r)
     printf("KV cache: of rank 0; summed: over the ranks; longest context: of %lld text%s, at most "
            "%lld;\nmost texts: of %lld tokens each, at most %d are tried\n",
            (long long)r->n_texts, s, (long long)r->config->max_positions, (long long)r->context,
-           PHX_PLAN_MOST_TEXTS);
+           PHX_MAX_SEQS);
 }
 
 /* Ranks side by side with the same memory are one line. */

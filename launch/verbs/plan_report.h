@@ -47,8 +47,6 @@ struct phx_plan_report {
     int n_cases;
 };
 
-enum { PHX_PLAN_MOST_TEXTS = 65536 }; ///< as of --max-num-seqs
-
 enum phx_status phx_plan_print(const struct phx_plan_report *report);
 enum phx_status phx_plan_print_json(const struct phx_plan_report *report);
 

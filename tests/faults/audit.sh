@@ -73,7 +73,14 @@ run 0 2 "$phalanx" audit -m "$data/hf/llama-mha-6q6kv" --heads all
 has "PTRS   q_head=5  uses kv_head=5: K offset 32 in rank 1's block row (global 80), "
 run 0 1 "$phalanx" audit -m "$data/hf/llama-mqa-7q1kv"
 maps "q_head=0..6kv_head=0rank0ok"
-run 0 2 "$phalanx" audit # the embedded model
+run 0 2 "$phalanx" audit --brief # the embedded model
+has "LAYER  0..3"
+has "MAP    q_head=9..11 -> kv_head=3 on rank 1 (local q 3..5 -> local kv 1)   ok"
+[[ $(wc -l <"$out/text") == 25 ]] || fail "--brief takes $(wc -l <"$out/text") lines"
+[[ $(tail -n 1 "$out/text") == "VERDICT the head mapping is right, and so is "* ]] ||
+    fail "the verdict is not the last line"
+run 0 2 "$phalanx" audit --brief --layers 0,2
+has "VERDICT the head mapping is right in these layers, "
 
 # What is wrong is found, and said.
 run 1 2 env PHX_FAULT=Q_MODULO_K "$faulty" audit -m "$uneven"
@@ -97,12 +104,24 @@ run 0 2 "$phalanx" compare -m "$uneven" --quick
 has "FIRST  none: all 8 activations"
 
 # Sentences.
+says() # TEXT: a sentence on standard error
+{
+    grep -qF -- "$1" "$out/errors" || fail "no sentence: $1"
+}
+for verb in audit compare; do
+    run 1 2 "$phalanx" $verb -m "$uneven" --json "$out/missing/file"
+    says "--json $out/missing/file: No such file or directory"
+    [[ ! -s $out/text ]] || fail "$verb worked before it saw that its file cannot be written"
+    run 1 1 "$phalanx" $verb -m "$uneven" --json /dev/full
+    says "--json /dev/full: No space left on device"
+done
+run 1 1 "$phalanx" compare -m "$uneven" --dump "$out/missing/folder"
+says "--dump $out/missing/folder: No such file or directory"
+[[ ! -s $out/text ]] || fail "compare worked before it saw that its folder cannot be made"
 run 2 1 "$phalanx" audit -m "$uneven" --layers 2
-grep -qF -- "--layers 2: must be all, or a list like 0,1 of the model's layers" "$out/errors" ||
-    fail "no sentence for a layer that is not there"
+says "--layers 2: must be all, or a list like 0,1 of the model's layers"
 run 1 1 "$phalanx" compare -m "$uneven" --against "$out/one" --prompt-ids 1,2
-grep -qF "its input_ids are not the 2 tokens of the prompt" "$out/errors" ||
-    fail "no sentence for another prompt"
+says "its input_ids are not the 2 tokens of the prompt"
 
 [[ $failures == 0 ]] && echo "audit: all as expected"
 exit $((failures > 0))

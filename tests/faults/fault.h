@@ -2,8 +2,8 @@
 /// The faults that a test plants into the program, one at a time: the ways in which heads, ranks
 /// and caches have been mixed up in one engine or another.
 ///
-/// Those of kernels are edits of their sources (plant.cmake), those of weights change what the
-/// loader walks over (fault_weights.c).
+/// Those of kernels are edits of their sources (plant_cpu.cmake, plant_cuda.cmake), those of
+/// weights change what the loader walks over (fault_weights.c), whatever the device.
 #ifndef PHX_TESTS_FAULTS_FAULT_H
 #define PHX_TESTS_FAULTS_FAULT_H
 
@@ -30,7 +30,8 @@
     X(O_TRANSPOSED, "W_o transposed")                                                              \
     X(O_COLUMNS, "columns of W_o of another rank")                                                 \
     X(BIAS_EVERYWHERE, "bias of o added on every rank")                                            \
-    X(LM_HEAD_SHIFTED, "slice of lm_head shifted by a row")
+    X(LM_HEAD_SHIFTED, "slice of lm_head shifted by a row")                                        \
+    X(EXPERT_OF_NEIGHBOUR, "an expert's gate is that of the next expert")
 
 enum test_fault {
 #define TEST_FAULT_ENUM(name, text) FAULT_##name,

@@ -46,17 +46,20 @@ void test_fault_clear(void)
     }
 }
 
-/* The groups of rank 0, 0 + T, 0 + 2T, ..., then those of rank 1: a contiguous cut then interleaves
- * them. */
+/* The part's groups of rank 0, 0 + T, 0 + 2T, ..., then those of rank 1: a contiguous cut then
+ * interleaves them. */
 static void interleave(struct phx_weight_part *part, size_t n_groups, size_t n_ranks)
 {
     const struct phx_file_tensor *from = part->tensor;
-    const size_t bytes = from->bytes / n_groups;
+    const size_t row_bytes = from->bytes / (size_t)part->span.all_rows;
+    const size_t begin = (size_t)part->span.first_row * row_bytes;
+    const size_t bytes = (size_t)part->full_rows * row_bytes / n_groups;
     struct copy *copy = new_copy(from);
-    char *to = copy->memory;
+    memcpy(copy->memory, from->data, from->bytes);
+    char *to = (char *)copy->memory + begin;
     for (size_t r = 0; r < n_ranks; r++)
         for (size_t g = r; g < n_groups; g += n_ranks, to += bytes)
-            memcpy(to, (const char *)from->data + g * bytes, bytes);
+            memcpy(to, (const char *)from->data + begin + g * bytes, bytes);
     part->tensor = &copy->tensor;
 }
 
@@ -105,6 +108,17 @@ static void change_qkv(struct phx_weight_part *part, const struct phx_weight_wal
         *own = moved(*own, rank * padded * s->head_dim, full);
 }
 
+/* The last one has none, and stays as it is. */
+static void take_next_expert(struct phx_weight_part *part, const struct phx_weight_walk *walk,
+                             const struct phx_weight_place *place)
+{
+    char name[PHX_WEIGHT_NAME_BYTES];
+    if (walk->checkpoint == NULL) return;
+    phx_weight_row_name(part->row, place->layer, place->expert + 1, name);
+    const struct phx_file_tensor *next = phx_checkpoint_find(walk->checkpoint, name);
+    if (next != NULL) part->tensor = next;
+}
+
 static void change(struct phx_weight_walk *walk, struct phx_weight_place *place)
 {
     const int rank = phx_shard_plan_rank(walk->plan), size = phx_shard_plan_size(walk->plan);
@@ -124,6 +138,8 @@ static void change(struct phx_weight_walk *walk, struct phx_weight_place *place)
         const bool room = part->rows.end < part->full_rows;
         part->rows = moved(part->rows, part->rows.begin + (room ? 1 : -1), part->full_rows);
     }
+    if (is(place, FAULT_EXPERT_OF_NEIGHBOUR, PHX_SLOT_EXPERTS_GATE_UP, PHX_SLOT_EXPERTS_GATE_UP))
+        take_next_expert(part, walk, place);
     if (is(place, FAULT_BIAS_EVERYWHERE, PHX_SLOT_O_BIAS, PHX_SLOT_DOWN_BIAS) && place->absent) {
         const size_t bytes = phx_dtype_bytes(PHX_F32, place->shape.cols);
         place->absent = false;

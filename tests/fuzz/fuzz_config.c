@@ -8,6 +8,19 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static void check_rotation(const struct phx_config *config, int32_t layer)
+{
+    static float inv_freq[4096];
+    float factor;
+    const int32_t rotated = phx_config_rotated(config, layer);
+    PHX_ASSERT(rotated >= 0 && rotated % 2 == 0);
+    PHX_ASSERT(rotated <= config->layers[layer].shape.head_dim && rotated <= 4096);
+    if (rotated == 0) return;
+    phx_config_inv_freq(config, layer, inv_freq, &factor);
+    PHX_ASSERT(isfinite(factor) && factor > 0);
+    for (int32_t i = 0; i < rotated / 2; i++) PHX_ASSERT(isfinite(inv_freq[i]) && inv_freq[i] >= 0);
+}
+
 /* What the rest of the program takes for granted. */
 static void check(const struct phx_config *config)
 {
@@ -21,15 +34,17 @@ static void check(const struct phx_config *config)
     for (int32_t l = 0; l < config->n_layers; l++) {
         const struct phx_layer_shape *shape = &config->layers[l].shape;
         PHX_ASSERT(shape->n_kv_heads >= 1 && shape->n_heads % shape->n_kv_heads == 0);
-        PHX_ASSERT(shape->head_dim >= 2 && shape->head_dim % 2 == 0 && shape->ffn >= 1);
+        PHX_ASSERT(shape->head_dim >= 2 && shape->head_dim % 2 == 0);
+        PHX_ASSERT(shape->n_experts > 0 ? shape->ffn == 0 && shape->moe_ffn >= 1 : shape->ffn >= 1);
+        PHX_ASSERT(shape->n_experts >= 0 && shape->shared_ffn >= 0);
+        PHX_ASSERT(shape->n_experts == 0 || config->n_chosen <= shape->n_experts);
         PHX_ASSERT(config->layers[l].window >= 0);
     }
-    static float inv_freq[4096];
-    float factor;
-    PHX_ASSERT(config->layers[0].shape.head_dim <= 4096);
-    phx_config_inv_freq(config, config->n_layers - 1, inv_freq, &factor);
-    for (int32_t i = 0; i < config->layers[0].shape.head_dim / 2; i++)
-        PHX_ASSERT(isfinite(inv_freq[i]) && inv_freq[i] >= 0);
+    PHX_ASSERT(isfinite(config->attention_scale) && config->attention_scale > 0);
+    PHX_ASSERT(config->embed_scale > 0 && config->residual_scale > 0 && config->logits_scale > 0);
+    PHX_ASSERT(config->attention_soft_cap >= 0 && config->logits_soft_cap >= 0);
+    check_rotation(config, 0);
+    check_rotation(config, config->n_layers - 1);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -127,7 +127,7 @@ static void run(struct rig *rig, const struct problem *p, int64_t first, int64_t
         struct phx_gate_up args = {x, p->weight, bias, p->activation, to};
         assert_int_equal(backend->gate_up(rig->stream, &args), PHX_OK);
     } else {
-        struct phx_linear args = {x, p->weight, bias, to};
+        struct phx_linear args = {.x = x, .weight = p->weight, .bias = bias, .out = to};
         assert_int_equal(backend->linear(rig->stream, &args), PHX_OK);
     }
     phx_buffer_destroy(x.buffer);

@@ -29,6 +29,8 @@ enum {
     ROUNDS = 3,
     VOCAB = 1500,
     CANDIDATES = 40,
+    EXPERTS = 9, /* of which this rank has all but the first and the last */
+    CHOSEN = 3,
     SPARE_BYTES = 1000 /* copied and zeroed */
 };
 
@@ -64,6 +66,7 @@ struct chain {
 
     int32_t n_rows, n_seqs, n_slots, n_pages;
     struct phx_weight *table, *qkv_w, *o_w, *gate_up_w, *down_w, *head_w;
+    struct phx_weight *router_w, *experts_gate_up_w, *experts_down_w;
     struct phx_tensor qkv_bias, gate_up_bias, norm, head_norm, inv_freq;
     struct phx_step_layout layout;
     struct phx_kv_pages kv[LAYERS];
@@ -71,6 +74,8 @@ struct chain {
     struct phx_sampling_table sampling;
 
     struct phx_tensor rope, partial, residual, x, qkv, attended, lse, ffn;
+    struct phx_tensor router, mixed, experts, parts;
+    struct phx_routing routing;
     struct phx_tensor out_residual, out_partial, out_x, logits, adjusted, records;
     struct phx_tensor new_ids, logprobs, last_ids;
     struct phx_tensor full_ids, full_logprobs, full_last_ids;
@@ -147,6 +152,9 @@ static void make_weights(struct chain *c)
     c->gate_up_w = make_weight(c, 2 * (int64_t)s->ffn, s->hidden);
     c->down_w = make_weight(c, s->hidden, s->ffn);
     c->head_w = make_weight(c, VOCAB, s->hidden);
+    c->router_w = make_weight(c, EXPERTS + 1, s->hidden);
+    c->experts_gate_up_w = make_weight(c, (EXPERTS - 2) * 2 * (int64_t)s->ffn, s->hidden);
+    c->experts_down_w = make_weight(c, (EXPERTS - 2) * (int64_t)s->hidden, s->ffn);
     c->qkv_bias = filled(c, "qkv_bias", PHX_F32, 1, q + 2 * kv, 0, 0.5);
     c->gate_up_bias = filled(c, "gate_up_bias", PHX_F32, 1, 2 * (int64_t)s->ffn, 0, 0.5);
     c->norm = filled(c, "norm", PHX_F32, 1, s->hidden, 1, 0.2);
@@ -275,6 +283,17 @@ static void make_activations(struct chain *c)
     c->attended = take(c, "attended", act, n, q);
     c->lse = take(c, "lse", PHX_F32, n, s->heads);
     c->ffn = take(c, "ffn", act, n, s->ffn);
+    c->router = take(c, "router", PHX_F32, n, EXPERTS + 1);
+    c->routing = (struct phx_routing){
+        .n_experts = EXPERTS,
+        .first_local = 1,
+        .n_local = EXPERTS - 2,
+        .ids = take(c, "experts chosen", PHX_I32, n, CHOSEN),
+        .weights = take(c, "their weights", PHX_F32, n, CHOSEN),
+        .groups = take(c, "notes of experts", PHX_I32, 1, EXPERTS - 2 + 1 + n * CHOSEN)};
+    c->experts = take(c, "experts", act, n * CHOSEN, s->ffn);
+    c->parts = take(c, "parts", act, n * CHOSEN, s->hidden);
+    c->mixed = take(c, "mixed", act, n, s->hidden);
     c->out_residual = take(c, "out_residual", PHX_F32, m, s->hidden);
     c->out_partial = take(c, "out_partial", act, m, s->hidden);
     c->out_x = take(c, "out_x", act, m, s->hidden);
@@ -330,6 +349,9 @@ static void close_chain(struct chain *c)
     phx_weight_destroy(c->gate_up_w);
     phx_weight_destroy(c->down_w);
     phx_weight_destroy(c->head_w);
+    phx_weight_destroy(c->router_w);
+    phx_weight_destroy(c->experts_gate_up_w);
+    phx_weight_destroy(c->experts_down_w);
     phx_host_free(c->device, c->pinned);
     phx_buffer_destroy(c->buffer);
     phx_stream_destroy(c->stream);
@@ -355,6 +377,30 @@ static void linear(const struct chain *c, struct phx_tensor x, const struct phx_
 {
     assert_ok(phx_op_linear(
         c->stream, &(struct phx_linear){.x = x, .weight = weight, .bias = bias, .out = out}));
+}
+
+/* partial -> mixed: what experts make of x is added. */
+static void mix(const struct chain *c)
+{
+    linear(c, c->x, c->router_w, (struct phx_tensor){0}, c->router);
+    assert_ok(phx_op_route(c->stream,
+                           &(struct phx_route){.logits = phx_tensor_cols(c->router, 0, EXPERTS),
+                                               .normalize = true,
+                                               .routing = c->routing}));
+    assert_ok(phx_op_experts_gate_up(c->stream,
+                                     &(struct phx_experts_gate_up){.x = c->x,
+                                                                   .routing = c->routing,
+                                                                   .weight = c->experts_gate_up_w,
+                                                                   .activation = PHX_SILU,
+                                                                   .out = c->experts}));
+    assert_ok(phx_op_experts_down(
+        c->stream, &(struct phx_experts_down){.x = c->experts,
+                                              .routing = c->routing,
+                                              .weight = c->experts_down_w,
+                                              .parts = c->parts,
+                                              .add = c->partial,
+                                              .add_gate = phx_tensor_cols(c->router, EXPERTS, 1),
+                                              .out = c->mixed}));
 }
 
 static void layer(const struct chain *c, int l)
@@ -388,7 +434,8 @@ static void layer(const struct chain *c, int l)
                                                               .activation = PHX_SILU,
                                                               .out = c->ffn}));
     linear(c, c->ffn, c->down_w, none, c->partial);
-    norm(c, c->partial, c->residual, false, c->x);
+    if (l == 1) mix(c);
+    norm(c, l == 1 ? c->mixed : c->partial, c->residual, false, c->x);
 }
 
 static void draw(const struct chain *c)

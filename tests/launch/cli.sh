@@ -296,6 +296,16 @@ else
 fi
 refuses "logits that are no numbers, scored" 2 "no finite log-probability" perplexity \
     -m "$tmp/model" -f "$demo/sample.txt"
+# A weight of layer 0's k_proj: every score that it has a part in is no number.
+broken
+weights=$tmp/model/model.safetensors
+header=$(od -An -tu8 -N8 "$weights" | tr -d ' ')
+end=$(head -c $((8 + header)) "$weights" | tr '{}' '\n\n' |
+    grep -aA1 'layers\.0\.self_attn\.k_proj' |
+    sed -n 's/.*"data_offsets": *\[[0-9]*, *\([0-9]*\)\].*/\1/p')
+printf '\300\177' | dd of="$weights" bs=1 conv=notrunc seek=$((8 + header + end - 2)) 2>/dev/null
+refuses "keys that are no numbers" 2 "prompt 1: the logits for token" generate -m "$tmp/model" \
+    -p x -n 4
 
 # A launcher of another MPI: every process believes that it is alone.
 if PMI_SIZE=4 PMI_RANK=0 timeout 20 "$phalanx" generate -p x >"$tmp/out" 2>"$tmp/err" ||

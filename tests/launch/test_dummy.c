@@ -46,16 +46,11 @@ static enum phx_status lead(struct phx_run *run, void *user)
     return status;
 }
 
-/* A Llama-3.2-1B with fewer layers: every width is the real one. */
-static void ranks_agree(void **state)
+static void check_model(const char *model, bool experts)
 {
-    (void)state;
     struct result one = {.n = 0}, many = {.n = 0};
     struct test_job job = {
-        .settings = {.model = PHX_TEST_DATA "/dummy/llama-1b-2layers",
-                     .dummy = true,
-                     .compute = PHX_F32,
-                     .n_threads = 2},
+        .settings = {.model = model, .dummy = true, .compute = PHX_F32, .n_threads = 2},
         .needs = {.max_seqs = 1, .max_rows = 16, .all_logits = true, .max_length = N_ALL},
         .lead = lead,
         .user = &one};
@@ -73,22 +68,38 @@ static void ranks_agree(void **state)
     double mean = sum / (double)n, deviation = sqrt(squares / (double)n - mean * mean);
     assert_true(deviation > 0.05 && deviation < 20 && fabs(mean) < deviation);
     job.user = &many;
-    for (int size = 2; size <= 4; size++) {
+    for (int run = 2; run <= (experts ? 5 : 4); run++) {
+        const int size = run <= 4 ? run : 3;
+        job.settings.expert_parallel = run == 5;
         assert_ok(test_job_run(size, &job));
         assert_int_equal(many.n, N_ALL);
         double worst = 0;
         for (int64_t i = 0; i < n; i++)
             worst = fmax(worst, fabs((double)one.logits[i] - many.logits[i]));
-        print_message("%d ranks: largest difference %.2e of the range\n", size,
-                      worst / (high - low));
+        print_message("%d ranks%s: largest difference %.2e of the range\n", size,
+                      run == 5 ? " with whole experts" : "", worst / (high - low));
         assert_true(worst <= 1e-4 * (high - low));
     }
     free(one.logits);
     free(many.logits);
 }
 
+/* A Llama-3.2-1B with fewer layers: every width is the real one. */
+static void ranks_agree(void **state)
+{
+    (void)state;
+    check_model(PHX_TEST_DATA "/dummy/llama-1b-2layers", false);
+}
+
+static void ranks_agree_on_experts(void **state)
+{
+    (void)state;
+    check_model(PHX_TEST_DATA "/dummy/moe-2layers", true);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(ranks_agree)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(ranks_agree),
+                                       cmocka_unit_test(ranks_agree_on_experts)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

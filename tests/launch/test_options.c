@@ -194,6 +194,10 @@ static void test_audit_and_compare(void **state)
     assert_false(o->json);
     phx_options_destroy(o);
 
+    o = parse("audit|--brief");
+    assert_true(o->brief && o->heads == NULL);
+    phx_options_destroy(o);
+
     o = parse("compare|--prompt-ids|1,2|--dump|out|--quick");
     assert_int_equal(o->verb, PHX_VERB_COMPARE);
     assert_string_equal(o->against, "solo");
@@ -246,6 +250,7 @@ static const struct {
     {"generate|hello", "hello: not an option of generate; a text is given with -p TEXT"},
     {"perplexity|a.txt", "a.txt: not an option of perplexity; a text is given with -f FILE"},
     {"audit|--json", "--json: needs a value, FILE"},
+    {"audit|--heads|0|--brief", "--brief shows no single heads: leave out --heads or --brief"},
     {"audit|--against|x", "--against: not an option of audit but of compare"},
     {"generate|-p", "-p: needs a value, TEXT"},
     {"generate|-n", "-n: needs a value, N"},

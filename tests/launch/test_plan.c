@@ -44,6 +44,10 @@ enum phx_status __real_phx_comm_reduce_norm(struct phx_comm *comm, struct phx_st
                                             const struct phx_reduce_norm *args);
 enum phx_status __wrap_phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *stream,
                                             const struct phx_reduce_norm *args);
+enum phx_status __real_phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *stream,
+                                           struct phx_tensor x);
+enum phx_status __wrap_phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *stream,
+                                           struct phx_tensor x);
 
 int __wrap_posix_memalign(void **out, size_t alignment, size_t bytes)
 {
@@ -83,6 +87,14 @@ enum phx_status __wrap_phx_comm_reduce_norm(struct phx_comm *comm, struct phx_st
 {
     summed += (int64_t)phx_tensor_span_bytes(args->partial);
     return __real_phx_comm_reduce_norm(comm, stream, args);
+}
+
+/* Of squares; what reduce_norm adds does not pass here. */
+enum phx_status __wrap_phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *stream,
+                                           struct phx_tensor x)
+{
+    summed += (int64_t)phx_tensor_span_bytes(x);
+    return __real_phx_comm_all_reduce(comm, stream, x);
 }
 
 /* ---- a run ---- */
@@ -127,9 +139,11 @@ static enum phx_status look(struct phx_run *run, void *user)
     return PHX_OK;
 }
 
-static void run_model(int size, enum phx_dtype kv_dtype, struct seen *seen)
+static void run_model(const char *directory, int size, enum phx_dtype kv_dtype, bool whole_experts,
+                      struct seen *seen)
 {
-    struct test_job job = {.settings = {.model = model,
+    struct test_job job = {.settings = {.model = directory,
+                                        .expert_parallel = whole_experts,
                                         .device = PHX_DEVICE_CPU,
                                         .n_threads = 2,
                                         .choose_kv = true,
@@ -217,21 +231,36 @@ static int64_t int_of(const json_t *object, const char *key)
 
 static void plans_are_what_is_taken(void **state)
 {
-    static const enum phx_dtype types[] = {PHX_F32, PHX_F16};
+    static const struct {
+        const char *model;
+        int max_ranks;
+        enum phx_dtype kv_dtype;
+        bool whole_experts;
+    } rows[] = {
+        {model, MAX_RANKS, PHX_F32, false},
+        {model, MAX_RANKS, PHX_F16, false},
+        {PHX_TEST_DATA "/hf/qwen2moe-9q3kv-7experts", 3, PHX_F32, false},
+        {PHX_TEST_DATA "/hf/qwen2moe-9q3kv-7experts", 3, PHX_F32, true},
+        {PHX_TEST_DATA "/hf/mixtral-8q2kv-4experts", 2, PHX_F32, false},
+        {PHX_TEST_DATA "/hf/phi3-9q3kv-partial", 3, PHX_F32, false},
+        {PHX_TEST_DATA "/hf/gemma3-12q3kv", 3, PHX_F32, false},
+        {PHX_TEST_DATA "/hf/olmo2-8q4kv", 4, PHX_F32, false},
+    };
     (void)state;
-    for (int t = 0; t < 2; t++) {
+    for (size_t t = 0; t < sizeof rows / sizeof *rows; t++) {
         char line[512];
         snprintf(line, sizeof line,
                  "plan -m %s -t 2 -c %d --batch %d --max-num-batched-tokens 64 "
-                 "--kv-cache-dtype %s --json",
-                 model, CONTEXT, N_TEXTS, t == 0 ? "f32" : "f16");
+                 "--kv-cache-dtype %s --json%s",
+                 rows[t].model, CONTEXT, N_TEXTS, rows[t].kv_dtype == PHX_F32 ? "f32" : "f16",
+                 rows[t].whole_experts ? " --expert-parallel" : "");
         json_t *root = plan_json(line);
-        assert_int_equal(json_array_size(json_object_get(root, "cases")), MAX_RANKS + 1);
-        for (int size = 1; size <= MAX_RANKS; size++) {
+        assert_int_equal(json_array_size(json_object_get(root, "cases")), rows[t].max_ranks + 1);
+        for (int size = 1; size <= rows[t].max_ranks; size++) {
             struct seen seen = {0};
             const json_t *c = case_of(root, (size_t)size - 1);
             assert_int_equal(int_of(c, "ranks"), size);
-            run_model(size, types[t], &seen);
+            run_model(rows[t].model, size, rows[t].kv_dtype, rows[t].whole_experts, &seen);
             for (int r = 0; r < size; r++) {
                 const json_t *rank = json_array_get(json_object_get(c, "each"), (size_t)r);
                 const struct phx_memory_plan *p = &seen.plans[r];
@@ -259,8 +288,11 @@ static void weights_have_the_published_sizes(void **state)
         const char *name;
         double bytes;
     } rows[] = {
-        {"llama-3.1-8b", 16060522496}, {"llama-3.1-70b", 141107412992}, {"qwen2.5-0.5b", 988065536},
-        {"qwen2.5-7b", 15231233024},   {"qwen2.5-72b", 145412407296.},
+        {"llama-3.1-8b", 16060522496},  {"llama-3.1-70b", 141107412992},
+        {"qwen2.5-0.5b", 988065536},    {"qwen2.5-7b", 15231233024},
+        {"qwen2.5-72b", 145412407296.}, {"mixtral-8x7b", 93405585408},
+        {"qwen3-30b-a3b", 61064245248}, {"phi-4", 29319014400},
+        {"gemma-2-9b", 18483411968},
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -343,6 +375,30 @@ static void times_are_bytes_and_sums(void **state)
     json_decref(root);
 }
 
+/* A mixture reads the experts that are chosen, once for all rows, and multiplies by k of X. */
+static void only_chosen_experts_count(void **state)
+{
+    (void)state;
+    const struct phx_gpu_kind *gpu = phx_gpu_kind_find("h200");
+    const double e = 2048, q = 4096, kv = 512, f = 768, x = 128, k = 8, v = 151936, layers = 48;
+    for (int batch = 1; batch <= 16; batch += 15) {
+        char line[512];
+        snprintf(line, sizeof line,
+                 "plan -m %s/qwen3-30b-a3b --gpu h200 -T 1 -c 1024 --batch %d --json", PHX_SHAPES,
+                 batch);
+        json_t *root = plan_json(line);
+        double one = 3 * e * f, attention = e * (q + 2 * kv) + q * e;
+        double read = x * (1 - pow(1 - k / x, batch));
+        double bytes = 2 * (layers * (attention + x * e + read * one) + v * e);
+        bytes += batch * layers * 2 * 1024 * kv * 2;
+        double decode = bytes / gpu->read_bytes_s;
+        const json_t *prediction = json_object_get(case_of(root, 0), "prediction");
+        double value = json_real_value(json_object_get(prediction, "decode_s"));
+        if (fabs(value / decode - 1) > 1e-3) fail_msg("%g s, by hand %g", value, decode);
+        json_decref(root);
+    }
+}
+
 static void impossible_ranks_say_why(void **state)
 {
     (void)state;
@@ -381,6 +437,9 @@ static void mistakes_are_sentences(void **state)
          "--batch 600 takes as many tokens a step, and --max-num-batched-tokens is 512", PHX_USAGE},
         {"--load-format safetensors -m " PHX_SHAPES "/qwen2.5-0.5b", "safetensors", PHX_NOT_FOUND},
         {"-m " PHX_SHAPES, "config.json", PHX_NOT_FOUND},
+        {"--expert-parallel", "the model (llama) has no experts to divide", PHX_USAGE},
+        {"-m " PHX_SHAPES "/mixtral-8x7b --gpu h100 -T 9 --expert-parallel -c 1024",
+         "9 ranks cannot share 8 KV heads", PHX_OK},
     };
     char line[512], text[4096];
     (void)state;
@@ -421,6 +480,7 @@ int main(void)
         cmocka_unit_test(most_is_the_most),
         cmocka_unit_test(weights_have_the_published_sizes),
         cmocka_unit_test(times_are_bytes_and_sums),
+        cmocka_unit_test(only_chosen_experts_count),
         cmocka_unit_test(impossible_ranks_say_why),
         cmocka_unit_test(mistakes_are_sentences),
         cmocka_unit_test(tables_are_readable),

@@ -7,7 +7,7 @@
 
 #include "runtime/reference.h"
 
-enum { N_PROMPT = 40 };
+enum { N_PROMPT = 40, N_CONTEXT = 64 };
 
 struct golden {
     struct phx_checkpoint *file;
@@ -75,7 +75,7 @@ static enum phx_status see(void *user, enum phx_activation_name name, int32_t la
     return PHX_OK;
 }
 
-static void check_fixture(const char *name)
+static void check_fixture(const char *name, enum phx_dtype inv_freq)
 {
     char path[600];
     struct golden g = {0};
@@ -88,8 +88,9 @@ static void check_fixture(const char *name)
     strcat(path, "/golden.safetensors");
     assert_ok(phx_checkpoint_open(path, &g.file));
     g.config = config;
+    config->context = N_CONTEXT;
     assert_ok(phx_reference_create(
-        config, weights, &(struct phx_reference_options){.inv_freq = PHX_BF16}, &reference));
+        config, weights, &(struct phx_reference_options){.inv_freq = inv_freq}, &reference));
     assert_ok(phx_reference_run(reference, find(&g, "input_ids")->data, N_PROMPT, see, &g));
     assert_true(g.n_compared > config->n_layers + 2);
     phx_reference_destroy(reference);
@@ -101,13 +102,17 @@ static void check_fixture(const char *name)
 static void test_fixtures(void **state)
 {
     (void)state;
-    check_fixture("llama-15q5kv-uneven");
-    check_fixture("llama-mha-6q6kv");
-    check_fixture("llama-mqa-7q1kv");
-    check_fixture("llama3-12q4kv");
-    check_fixture("mistral-8q2kv-window16");
-    check_fixture("qwen2-14q2kv");
-    check_fixture("qwen3-16q4kv");
+    static const char *const rounded[] = {
+        "llama-15q5kv-uneven", "llama-mha-6q6kv",        "llama-mqa-7q1kv",
+        "llama3-12q4kv",       "mistral-8q2kv-window16", "qwen2-14q2kv",
+        "qwen3-16q4kv",        "mixtral-8q2kv-4experts", "qwen3moe-12q4kv-8experts"};
+    static const char *const exact[] = {
+        "qwen2moe-9q3kv-7experts", "phi3-15q5kv-longrope", "phi3-9q3kv-partial",
+        "granite-12q4kv",          "smollm3-10q2kv",       "qwen2-9q3kv-windows",
+        "gemma2-10q5kv",           "gemma3-12q3kv",        "olmo2-8q4kv"};
+    for (size_t i = 0; i < sizeof rounded / sizeof *rounded; i++)
+        check_fixture(rounded[i], PHX_BF16);
+    for (size_t i = 0; i < sizeof exact / sizeof *exact; i++) check_fixture(exact[i], PHX_F32);
 }
 
 static void test_missing_tensor(void **state)

@@ -29,6 +29,15 @@ static void test_collective_names(void **state)
         phx_forward_collective_name(&config, cases[i].ordinal, name, sizeof name);
         assert_string_equal(name, cases[i].name);
     }
+    /* With norms over all heads there is one more. */
+    const struct phx_config more = {.n_layers = N_LAYERS, .qk_norm_all = true};
+    static const char *const of_layer[] = {"the sum after the projections of layer 1",
+                                           "the sum after the attention of layer 1",
+                                           "the sum after the MLP of layer 1"};
+    for (uint32_t i = 0; i < 3; i++) {
+        phx_forward_collective_name(&more, 4 + i, name, sizeof name);
+        assert_string_equal(name, of_layer[i]);
+    }
     /* The longest one fits. */
     phx_forward_collective_name(&(struct phx_config){.n_layers = 1000000000}, 1999999999, name,
                                 sizeof name);

@@ -96,9 +96,11 @@ struct gathering {
     size_t buffer_bytes;
 };
 
-/* The rank's piece of a tensor: rows x cols values, rows pitch apart. */
-static void gather(struct gathering *g, const char *suffix, enum phx_dim row_dim,
-                   enum phx_dim col_dim, const float *values, int64_t pitch)
+/* The rank's piece of a part of a tensor of `all` rows, from its row `first` on: rows x cols
+ * values, rows pitch apart. */
+static void gather_part(struct gathering *g, const char *suffix, int64_t first, int64_t all,
+                        enum phx_dim row_dim, enum phx_dim col_dim, const float *values,
+                        int64_t pitch)
 {
     char name[128];
     bool global = row_dim == PHX_DIM_VOCAB || strcmp(suffix, "model.norm.weight") == 0;
@@ -109,16 +111,25 @@ static void gather(struct gathering *g, const char *suffix, enum phx_dim row_dim
     int rank = phx_shard_plan_rank(g->plan);
     struct phx_interval rows = phx_shard_plan_interval(g->plan, rank, g->layer, row_dim);
     struct phx_interval cols = phx_shard_plan_interval(g->plan, rank, g->layer, col_dim);
-    struct whole *w = whole_of(g->model, name, phx_shard_plan_full(g->plan, g->layer, row_dim),
-                               phx_shard_plan_full(g->plan, g->layer, col_dim));
+    struct whole *w =
+        whole_of(g->model, name, all, phx_shard_plan_full(g->plan, g->layer, col_dim));
     w->is_cut = phx_shard_plan_is_cut(g->plan, row_dim) || phx_shard_plan_is_cut(g->plan, col_dim);
     for (int64_t r = rows.begin; r < rows.end; r++) {
         for (int64_t c = cols.begin; c < cols.end; c++) {
-            w->values[r * w->cols + c] = values[(r - rows.begin) * pitch + c - cols.begin];
-            w->times[r * w->cols + c]++;
+            w->values[(first + r) * w->cols + c] =
+                values[(r - rows.begin) * pitch + c - cols.begin];
+            w->times[(first + r) * w->cols + c]++;
         }
     }
     g->n_elements += phx_interval_length(rows) * phx_interval_length(cols);
+}
+
+/* The rank's piece of a tensor. */
+static void gather(struct gathering *g, const char *suffix, enum phx_dim row_dim,
+                   enum phx_dim col_dim, const float *values, int64_t pitch)
+{
+    gather_part(g, suffix, 0, phx_shard_plan_full(g->plan, g->layer, row_dim), row_dim, col_dim,
+                values, pitch);
 }
 
 static int64_t local(const struct gathering *g, enum phx_dim dim)
@@ -167,6 +178,64 @@ static void gather_vector(struct gathering *g, const char *suffix, enum phx_dim 
     free(values);
 }
 
+/* Tensors apart, or parts of one. */
+static void gather_qkv(struct gathering *g, const struct phx_layer_weights *w)
+{
+    int64_t e = g->config->hidden, q = local(g, PHX_DIM_Q), kv = local(g, PHX_DIM_KV);
+    float *values = read_weight(g, w->qkv, q + 2 * kv, e);
+    if (g->config->fused) {
+        int64_t all_q = phx_shard_plan_full(g->plan, g->layer, PHX_DIM_Q);
+        int64_t all_kv = phx_shard_plan_full(g->plan, g->layer, PHX_DIM_KV);
+        int64_t all = all_q + 2 * all_kv;
+        const char *name = "self_attn.qkv_proj.weight";
+        gather_part(g, name, 0, all, PHX_DIM_Q, PHX_DIM_HIDDEN, values, e);
+        gather_part(g, name, all_q, all, PHX_DIM_KV, PHX_DIM_HIDDEN, values + q * e, e);
+        gather_part(g, name, all_q + all_kv, all, PHX_DIM_KV, PHX_DIM_HIDDEN, values + (q + kv) * e,
+                    e);
+    } else {
+        gather(g, "self_attn.q_proj.weight", PHX_DIM_Q, PHX_DIM_HIDDEN, values, e);
+        gather(g, "self_attn.k_proj.weight", PHX_DIM_KV, PHX_DIM_HIDDEN, values + q * e, e);
+        gather(g, "self_attn.v_proj.weight", PHX_DIM_KV, PHX_DIM_HIDDEN, values + (q + kv) * e, e);
+    }
+    free(values);
+}
+
+static void gather_mlp(struct gathering *g, const struct phx_layer_weights *w)
+{
+    int64_t e = g->config->hidden, f = local(g, PHX_DIM_FFN);
+    float *values = read_weight(g, w->gate_up, 2 * f, e);
+    if (g->config->fused) {
+        int64_t all_f = phx_shard_plan_full(g->plan, g->layer, PHX_DIM_FFN);
+        const char *name = "mlp.gate_up_proj.weight";
+        gather_part(g, name, 0, 2 * all_f, PHX_DIM_FFN, PHX_DIM_HIDDEN, values, e);
+        gather_part(g, name, all_f, 2 * all_f, PHX_DIM_FFN, PHX_DIM_HIDDEN, values + f * e, e);
+    } else {
+        gather(g, "mlp.gate_proj.weight", PHX_DIM_FFN, PHX_DIM_HIDDEN, values, e);
+        gather(g, "mlp.up_proj.weight", PHX_DIM_FFN, PHX_DIM_HIDDEN, values + f * e, e);
+    }
+    free(values);
+    values = read_weight(g, w->down, e, f);
+    gather(g, "mlp.down_proj.weight", PHX_DIM_HIDDEN, PHX_DIM_FFN, values, f);
+    free(values);
+}
+
+static void gather_norms(struct gathering *g, const struct phx_layer_weights *w)
+{
+    const struct phx_config *c = g->config;
+    const enum phx_dim q = c->qk_norm_all ? PHX_DIM_Q : PHX_DIM_HEAD;
+    const enum phx_dim k = c->qk_norm_all ? PHX_DIM_KV : PHX_DIM_HEAD;
+    gather_vector(g, "input_layernorm.weight", PHX_DIM_HIDDEN, c->pre_norm, w->attn_norm);
+    gather_vector(g, "post_attention_layernorm.weight", PHX_DIM_HIDDEN, true,
+                  c->post_norm ? w->attn_post_norm : w->ffn_norm);
+    if (c->post_norm)
+        gather_vector(g, "pre_feedforward_layernorm.weight", PHX_DIM_HIDDEN, c->pre_norm,
+                      w->ffn_norm);
+    gather_vector(g, "post_feedforward_layernorm.weight", PHX_DIM_HIDDEN, c->post_norm,
+                  w->ffn_post_norm);
+    gather_vector(g, "self_attn.q_norm.weight", q, c->qk_norm, w->q_norm);
+    gather_vector(g, "self_attn.k_norm.weight", k, c->qk_norm, w->k_norm);
+}
+
 static void gather_layer(struct gathering *g, const struct phx_layer_weights *w)
 {
     const struct phx_config *config = g->config;
@@ -174,26 +243,12 @@ static void gather_layer(struct gathering *g, const struct phx_layer_weights *w)
     int64_t e = config->hidden, q = local(g, PHX_DIM_Q), kv = local(g, PHX_DIM_KV);
     int64_t f = local(g, PHX_DIM_FFN);
 
-    float *values = read_weight(g, w->qkv, q + 2 * kv, e);
-    gather(g, "self_attn.q_proj.weight", PHX_DIM_Q, PHX_DIM_HIDDEN, values, e);
-    gather(g, "self_attn.k_proj.weight", PHX_DIM_KV, PHX_DIM_HIDDEN, values + q * e, e);
-    gather(g, "self_attn.v_proj.weight", PHX_DIM_KV, PHX_DIM_HIDDEN, values + (q + kv) * e, e);
-    free(values);
-    values = read_weight(g, w->o, e, q);
+    gather_qkv(g, w);
+    gather_mlp(g, w);
+    gather_norms(g, w);
+    float *values = read_weight(g, w->o, e, q);
     gather(g, "self_attn.o_proj.weight", PHX_DIM_HIDDEN, PHX_DIM_Q, values, q);
     free(values);
-    values = read_weight(g, w->gate_up, 2 * f, e);
-    gather(g, "mlp.gate_proj.weight", PHX_DIM_FFN, PHX_DIM_HIDDEN, values, e);
-    gather(g, "mlp.up_proj.weight", PHX_DIM_FFN, PHX_DIM_HIDDEN, values + f * e, e);
-    free(values);
-    values = read_weight(g, w->down, e, f);
-    gather(g, "mlp.down_proj.weight", PHX_DIM_HIDDEN, PHX_DIM_FFN, values, f);
-    free(values);
-
-    gather_vector(g, "input_layernorm.weight", PHX_DIM_HIDDEN, true, w->attn_norm);
-    gather_vector(g, "post_attention_layernorm.weight", PHX_DIM_HIDDEN, true, w->ffn_norm);
-    gather_vector(g, "self_attn.q_norm.weight", PHX_DIM_HEAD, config->qk_norm, w->q_norm);
-    gather_vector(g, "self_attn.k_norm.weight", PHX_DIM_HEAD, config->qk_norm, w->k_norm);
     gather_vector(g, "self_attn.o_proj.bias", PHX_DIM_HIDDEN, config->o_bias && first, w->o_bias);
     gather_vector(g, "mlp.down_proj.bias", PHX_DIM_HIDDEN, config->mlp_bias && first, w->down_bias);
     values = read_tensor(w->qkv_bias, q + 2 * kv);
@@ -310,8 +365,8 @@ static float file_value(const struct phx_file_tensor *t, int64_t i)
 }
 
 /* The model has the file's tensors, `n_ignored` excepted, and their values. */
-static void expect_file(const struct model *model, const struct phx_checkpoint *checkpoint,
-                        int n_ignored)
+static void expect_file(const struct model *model, const struct phx_config *config,
+                        const struct phx_checkpoint *checkpoint, int n_ignored)
 {
     assert_int_equal(model->n, phx_checkpoint_count(checkpoint) - (size_t)n_ignored);
     for (int k = 0; k < model->n; k++) {
@@ -320,8 +375,9 @@ static void expect_file(const struct model *model, const struct phx_checkpoint *
         assert_non_null(t);
         assert_int_equal(t->shape[t->n_dims - 1], w->cols);
         assert_int_equal(t->n_dims == 2 ? t->shape[0] : 1, w->rows);
+        const float offset = strstr(w->name, "norm") ? config->norm_offset : 0;
         for (int64_t i = 0; i < w->rows * w->cols; i++)
-            if (phx_bits_from_f32(w->values[i]) != phx_bits_from_f32(file_value(t, i)))
+            if (phx_bits_from_f32(w->values[i]) != phx_bits_from_f32(file_value(t, i) + offset))
                 fail_msg("%s[%lld] is %g, in the file %g", w->name, (long long)i,
                          (double)w->values[i], (double)file_value(t, i));
     }
@@ -337,7 +393,7 @@ static void check_folder(const char *folder, bool check_read, int n_ignored)
         fail_msg("%s", phx_fail_sentence());
     for (int size = 1; size <= config->layers[0].shape.n_kv_heads; size++) {
         struct model *model = loaded(config, checkpoint, size, check_read);
-        expect_file(model, checkpoint, n_ignored);
+        expect_file(model, config, checkpoint, n_ignored);
         model_free(model);
     }
     phx_checkpoint_destroy(checkpoint);
@@ -349,7 +405,9 @@ static void fixtures_load_on_any_number_of_ranks(void **state)
     (void)state;
     static const char *const names[] = {
         "llama-15q5kv-uneven",    "llama-mha-6q6kv", "llama-mqa-7q1kv", "llama3-12q4kv",
-        "mistral-8q2kv-window16", "qwen2-14q2kv",    "qwen3-16q4kv",
+        "mistral-8q2kv-window16", "qwen2-14q2kv",    "qwen3-16q4kv",    "phi3-15q5kv-longrope",
+        "phi3-9q3kv-partial",     "granite-12q4kv",  "smollm3-10q2kv",  "qwen2-9q3kv-windows",
+        "gemma2-10q5kv",          "gemma3-12q3kv",   "olmo2-8q4kv",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char folder[512];
@@ -500,6 +558,12 @@ static void dummy_weights_do_not_depend_on_the_ranks(void **state)
         "\"num_hidden_layers\": 3, \"num_attention_heads\": 10, \"num_key_value_heads\": 5,"
         "\"head_dim\": 16, \"vocab_size\": 99, \"rms_norm_eps\": 1e-6, \"dtype\": \"bfloat16\","
         "\"max_position_embeddings\": 64}",
+        "{\"model_type\": \"phi3\", \"hidden_size\": 40, \"intermediate_size\": 100,"
+        "\"num_hidden_layers\": 2, \"num_attention_heads\": 10, \"num_key_value_heads\": 5,"
+        "\"vocab_size\": 99, \"rms_norm_eps\": 1e-6, \"max_position_embeddings\": 64}",
+        "{\"model_type\": \"olmo2\", \"hidden_size\": 48, \"intermediate_size\": 100,"
+        "\"num_hidden_layers\": 2, \"num_attention_heads\": 6, \"num_key_value_heads\": 3,"
+        "\"vocab_size\": 99, \"rms_norm_eps\": 1e-6, \"max_position_embeddings\": 64}",
     };
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
         struct phx_config *config = NULL;
@@ -541,7 +605,7 @@ static void dummy_weights_are_those_of_a_file(void **state)
     assert_int_equal(phx_config_load(folder, &config), PHX_OK);
     assert_int_equal(phx_checkpoint_open(folder, &checkpoint), PHX_OK);
     struct model *model = loaded(config, NULL, 2, false);
-    expect_file(model, checkpoint, 0);
+    expect_file(model, config, checkpoint, 0);
     model_free(model);
     phx_checkpoint_destroy(checkpoint);
     phx_config_destroy(config);

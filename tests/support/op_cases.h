@@ -29,9 +29,10 @@ struct op_table {
 };
 
 extern const struct op_table op_table_embed, op_table_add_norm, op_table_linear, op_table_gate_up,
-    op_table_rope_table, op_table_rope_append, op_table_attention, op_table_gather_rows,
-    op_table_count_tokens, op_table_adjust_logits, op_table_sample_candidates, op_table_sample_pick,
-    op_table_sample_full;
+    op_table_route, op_table_experts_gate_up, op_table_experts_down, op_table_rope_table,
+    op_table_head_squares, op_table_rope_append, op_table_attention, op_table_attention_nan,
+    op_table_gather_rows, op_table_count_tokens, op_table_adjust_logits, op_table_sample_candidates,
+    op_table_sample_pick, op_table_sample_full;
 
 extern const struct op_table *const op_tables[];
 extern const size_t n_op_tables;

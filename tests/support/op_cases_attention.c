@@ -65,36 +65,95 @@ static void table_run(struct op_run *run, size_t index, double tolerance, int n_
 const struct op_table op_table_rope_table = {"rope_table", COUNT(table_cases), table_describe,
                                              table_run};
 
+/* ---- head_squares ---- */
+
+static const struct squares_case {
+    int32_t n, hq, hk, d;
+    int64_t gap;
+} squares_cases[] = {{1, 3, 3, 8, 0}, {17, 10, 2, 97, 5}, {130, 7, 1, 24, 8}, {40, 12, 4, 256, 0}};
+
+static enum phx_status launch_head_squares(struct phx_stream *stream, const void *args)
+{
+    return phx_op_head_squares(stream, args);
+}
+
+static void squares_describe(size_t index, const struct phx_device_info *info, struct op_case *out)
+{
+    const struct squares_case *c = &squares_cases[index];
+    snprintf(out->name, sizeof out->name, "%d rows, %dq %dkv, D %d", c->n, c->hq, c->hk, c->d);
+    out->tolerance = 1e-5; /* the result is f32 on every device */
+    out->bytes = (double)phx_dtype_bytes(info->activation, (int64_t)c->n * (c->hq + c->hk) * c->d);
+    out->flops = 2.0 * c->n * (c->hq + c->hk) * c->d;
+}
+
+static void squares_run(struct op_run *run, size_t index, double tolerance, int n_timed)
+{
+    const struct squares_case *c = &squares_cases[index];
+    const int64_t q = (int64_t)c->hq * c->d, k = (int64_t)c->hk * c->d, width = q + 2 * k;
+    struct operand *qkv = op_random(run, run->info.activation, c->n, width, c->gap, 0.1, 1);
+    struct operand *out = op_output(run, PHX_F32, c->n, 2, 0);
+    double *expected = op_alloc(2 * (int64_t)c->n, sizeof *expected);
+    for (int64_t n = 0; n < c->n; n++)
+        for (int64_t i = 0; i < q + k; i++) {
+            double x = qkv->values[n * width + i];
+            expected[2 * n + (i < q ? 0 : 1)] += x * x;
+        }
+    struct phx_head_squares args = {.qkv = qkv->view,
+                                    .n_heads = c->hq,
+                                    .n_kv_heads = c->hk,
+                                    .head_dim = c->d,
+                                    .out = out->view};
+    op_launch_once(run, launch_head_squares, &args);
+    op_compare(run, "out", out, expected, tolerance);
+    op_unchanged(run, "qkv", qkv);
+    op_launch_timed(run, launch_head_squares, &args, n_timed);
+    free(expected);
+}
+
+const struct op_table op_table_head_squares = {"head_squares", COUNT(squares_cases),
+                                               squares_describe, squares_run};
+
 /* ---- rope_append ---- */
 
 static const struct append_case {
     int32_t hq, hk, d, rotated;
-    bool q_norm, k_norm;
+    enum { NO_NORM, NORM_Q, NORM_K, NORM_BOTH, NORM_ALL } norm; /* ALL: over all heads */
     enum phx_dtype kv;
     enum op_where where;
     int64_t gap;
     struct op_seq seqs[6];
 } append_cases[] = {
-    {3, 3, 8, 8, false, false, PHX_F32, OP_ALL, 0, {{1, 1}}},
-    {6, 2, 64, 64, true, true, PHX_BF16, OP_ALL, 0, {{63, 1}, {64, 1}, {65, 1}, {130, 3}}},
-    {5, 1, 24, 16, false, true, PHX_F16, OP_ALL, 5, {{200, 40}, {OP_PADDING, 3}, {17, 17}}},
-    {7, 1, 80, 80, true, false, PHX_F32, OP_ALL, 8, {{70, 70}, {1, 1}, {OP_PADDING, 1}}},
-    {14, 2, 128, 0, false, false, PHX_BF16, OP_ALL, 0, {{127, 2}, {1000, 17}}},
-    {8, 4, 30, 10, true, true, PHX_F32, OP_HOLES, 0, {{300, 300}, {64, 1}, {40, 2}}},
-    {12, 3, 32, 32, false, false, PHX_F16, OP_SUBSET, 5, {{200, 100}, {65, 3}, {64, 1}}},
-    {10, 2, 256, 256, true, true, PHX_F32, OP_ALL, 0, {{66, 17}, {128, 2}}},
+    {3, 3, 8, 8, NO_NORM, PHX_F32, OP_ALL, 0, {{1, 1}}},
+    {6, 2, 64, 64, NORM_BOTH, PHX_BF16, OP_ALL, 0, {{63, 1}, {64, 1}, {65, 1}, {130, 3}}},
+    {5, 1, 24, 16, NORM_K, PHX_F16, OP_ALL, 5, {{200, 40}, {OP_PADDING, 3}, {17, 17}}},
+    {7, 1, 80, 80, NORM_Q, PHX_F32, OP_ALL, 8, {{70, 70}, {1, 1}, {OP_PADDING, 1}}},
+    {14, 2, 128, 0, NO_NORM, PHX_BF16, OP_ALL, 0, {{127, 2}, {1000, 17}}},
+    {8, 4, 30, 10, NORM_BOTH, PHX_F32, OP_HOLES, 0, {{300, 300}, {64, 1}, {40, 2}}},
+    {12, 3, 32, 32, NO_NORM, PHX_F16, OP_SUBSET, 5, {{200, 100}, {65, 3}, {64, 1}}},
+    {10, 2, 256, 256, NORM_BOTH, PHX_F32, OP_ALL, 0, {{66, 17}, {128, 2}}},
+    {6, 2, 24, 24, NORM_ALL, PHX_F32, OP_ALL, 5, {{70, 70}, {1, 1}, {OP_PADDING, 1}}},
+    {5, 1, 128, 64, NORM_ALL, PHX_BF16, OP_ALL, 0, {{130, 3}, {65, 1}}},
     {8,
      2,
      64,
      64,
-     true,
-     true,
+     NORM_BOTH,
      PHX_BF16,
      OP_ALL,
      0,
      {{130, 1}, {OP_PADDING, 1}, {64, 1}, {OP_PADDING, 1}, {OP_PADDING, 1}}},
-    {5, 1, 24, 24, false, false, PHX_F32, OP_SUBSET, 0, {{OP_PADDING, 1}, {70, 1}}},
+    {5, 1, 24, 24, NO_NORM, PHX_F32, OP_SUBSET, 0, {{OP_PADDING, 1}, {70, 1}}},
 };
+
+static bool norms_q(const struct append_case *c)
+{
+    return c->norm == NORM_Q || c->norm >= NORM_BOTH;
+}
+
+static bool norms_k(const struct append_case *c)
+{
+    return c->norm >= NORM_K;
+}
 
 static enum phx_status launch_rope_append(struct phx_stream *stream, const void *args)
 {
@@ -107,9 +166,10 @@ static void append_describe(size_t index, const struct phx_device_info *info, st
     const struct append_case *c = &append_cases[index];
     double rows = 0;
     for (const struct op_seq *s = c->seqs; s->rows > 0; s++) rows += s->rows;
-    snprintf(out->name, sizeof out->name, "%dq %dkv, D %d, R %d, kv %s%s%s%s, %g rows", c->hq,
-             c->hk, c->d, c->rotated, phx_dtype_traits(c->kv)->name, c->q_norm ? ", q norm" : "",
-             c->k_norm ? ", k norm" : "", where[c->where], rows);
+    static const char *const norms[] = {"", ", q norm", ", k norm", ", norms", ", norms over all"};
+    snprintf(out->name, sizeof out->name, "%dq %dkv, D %d, R %d, kv %s%s%s, %g rows", c->hq, c->hk,
+             c->d, c->rotated, phx_dtype_traits(c->kv)->name, norms[c->norm], where[c->where],
+             rows);
     out->tolerance = op_tolerance(info->activation);
     out->bytes = rows * c->d *
                  ((2 * c->hq + 2 * c->hk) * (double)phx_dtype_bytes(info->activation, 1) +
@@ -152,8 +212,16 @@ static void append_run(struct op_run *run, size_t index, double tolerance, int n
     struct operand *qkv = op_random(run, run->info.activation, n, width, c->gap, 0, 1);
     struct operand *cos_sin =
         op_random(run, PHX_F32, n, c->rotated > 0 ? c->rotated : 2, c->gap, 0, 1);
-    struct operand *q_norm = op_random(run, PHX_F32, 1, d, 0, 1, 0.3);
-    struct operand *k_norm = op_random(run, PHX_F32, 1, d, 0, 1, 0.3);
+    const bool all = c->norm == NORM_ALL;
+    struct operand *q_norm = op_random(run, PHX_F32, 1, all ? c->hq * d : d, 0, 1, 0.3);
+    struct operand *k_norm = op_random(run, PHX_F32, 1, all ? c->hk * d : d, 0, 1, 0.3);
+    /* As if other ranks had two parts of three. */
+    const int64_t q_full = 3 * c->hq * d, k_full = 3 * c->hk * d;
+    double *sums = op_alloc(2 * n, sizeof *sums);
+    for (int64_t i = 0; i < 2 * n; i++)
+        sums[i] = (double)(i % 2 == 0 ? q_full : k_full) * (0.5 + op_uniform(run));
+    struct operand *squares = op_values(run, PHX_F32, n, 2, 0, sums);
+    free(sums);
     struct operand *k = op_random(run, c->kv, page_rows, d, 0, 0, 1);
     struct operand *v = op_random(run, c->kv, page_rows, d, 0, 0, 1);
 
@@ -161,12 +229,14 @@ static void append_run(struct op_run *run, size_t index, double tolerance, int n
         if (step.seq_slot[step.row_seq[row]] < 0) continue; /* padding stays as it is */
         double *q = qkv->values + row * width;
         const double *cs = cos_sin->values + row * cos_sin->view.cols;
+        const double *sq = squares->values + 2 * row;
         for (int64_t h = 0; h < c->hq; h++)
-            ref_rope_head(d, q + h * d, c->q_norm ? q_norm->values : NULL, epsilon, c->rotated, cs);
+            ref_rope_head(d, q + h * d, norms_q(c) ? q_norm->values + (all ? h * d : 0) : NULL,
+                          all ? sq[0] / (double)q_full : -1, epsilon, c->rotated, cs);
         double *own_k = q + c->hq * d, *own_v = own_k + c->hk * d;
         for (int64_t h = 0; h < c->hk; h++)
-            ref_rope_head(d, own_k + h * d, c->k_norm ? k_norm->values : NULL, epsilon, c->rotated,
-                          cs);
+            ref_rope_head(d, own_k + h * d, norms_k(c) ? k_norm->values + (all ? h * d : 0) : NULL,
+                          all ? sq[1] / (double)k_full : -1, epsilon, c->rotated, cs);
         append_expected(c, &step, (int32_t)row, own_k, own_v, k->values, v->values);
         for (int64_t i = c->hq * d; i < width; i++) q[i] = NAN;
     }
@@ -177,8 +247,13 @@ static void append_run(struct op_run *run, size_t index, double tolerance, int n
                                    .kv = {k->view, v->view, step.n_pages, c->hk, c->d},
                                    .layout = &step.layout};
     if (c->rotated > 0) args.cos_sin = cos_sin->view;
-    if (c->q_norm) args.q_norm = q_norm->view;
-    if (c->k_norm) args.k_norm = k_norm->view;
+    if (norms_q(c)) args.q_norm = q_norm->view;
+    if (norms_k(c)) args.k_norm = k_norm->view;
+    if (all) {
+        args.squares = squares->view;
+        args.q_full = q_full;
+        args.k_full = k_full;
+    }
     op_launch_once(run, launch_rope_append, &args);
     op_compare(run, "q", qkv, qkv->values, tolerance);
     op_compare(run, "k pages", k, k->values, op_tolerance(c->kv));
@@ -282,6 +357,13 @@ static const struct attention_case {
     {10, 2, 128, PHX_F16, 70, 0, true, OP_ALL, 8, false, {{400, 200}, {33, 33}}},
     {12, 4, 128, PHX_BF16, 0, 0, true, OP_SUBSET, 0, false, {{400, 100}, {65, 3}, {0, 2}}},
     {3, 1, 128, PHX_BF16, 0, 0, false, OP_ALL, 8, false, {{700, 300}}},
+    {2, 2, 128, PHX_BF16, 0, 0, true, OP_ALL, 0, false, {{65, 65}, {128, 128}, {129, 66}, {1, 1}}},
+    {6, 2, 64, PHX_F16, 0, 0, true, OP_ALL, 8, false, {{300, 300}, {64, 2}, {257, 43}}},
+    {14, 2, 128, PHX_F16, 100, 0, true, OP_ALL, 0, false, {{500, 200}, {OP_PADDING, 3}, {90, 90}}},
+    {16, 2, 64, PHX_BF16, 64, 20, false, OP_ALL, 0, false, {{129, 129}, {640, 9}, {191, 17}}},
+    {8, 2, 128, PHX_BF16, 150, 0, true, OP_HOLES, 0, false, {{700, 130}, {193, 64}, {40, 40}}},
+    {8, 1, 64, PHX_F16, 0, 0, true, OP_SUBSET, 0, false, {{330, 150}, {64, 17}, {0, 20}}},
+    {8, 2, 128, PHX_BF16, 0, 0, true, OP_SUBSET, 8, false, {{1000, 200}, {129, 33}}},
     {8,
      2,
      128,

@@ -1,4 +1,5 @@
 /* Cases of the ops that work row by row: embed, add_norm, products, gather_rows. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -90,12 +91,16 @@ static const struct norm_case {
     enum { ADD, START, ALONE } mode;
     float epsilon;
     int64_t gap;
+    bool post, bare; /* bare: without weight */
     bool large;
 } norm_cases[] = {
-    {1, 64, ADD, 1e-5f, 0, false},      {2, 97, START, 1e-6f, 5, false},
-    {3, 15, ALONE, 1e-5f, 0, false},    {17, 288, ADD, 1e-5f, 8, false},
-    {40, 1023, START, 1e-6f, 0, false}, {130, 33, ADD, 1e-2f, 5, false},
-    {1, 4096, ADD, 1e-5f, 0, true},     {512, 4096, ADD, 1e-5f, 0, true},
+    {1, 64, ADD, 1e-5f, 0, false, false, false},      {2, 97, START, 1e-6f, 5, false, false, false},
+    {3, 15, ALONE, 1e-5f, 0, false, false, false},    {17, 288, ADD, 1e-5f, 8, false, false, false},
+    {40, 1023, START, 1e-6f, 0, false, false, false}, {130, 33, ADD, 1e-2f, 5, false, false, false},
+    {17, 288, ADD, 1e-5f, 8, true, false, false},     {40, 97, ADD, 1e-2f, 0, true, true, false},
+    {3, 132, START, 1e-6f, 4, false, true, false},    {2, 33, START, 1e-6f, 0, true, false, false},
+    {5, 70, ALONE, 1e-6f, 5, false, true, false},     {1, 4096, ADD, 1e-5f, 0, false, false, true},
+    {512, 4096, ADD, 1e-5f, 0, false, false, true},   {1, 3584, ADD, 1e-6f, 0, true, false, true},
 };
 
 static enum phx_status launch_add_norm(struct phx_stream *stream, const void *args)
@@ -107,7 +112,8 @@ static void norm_describe(size_t index, const struct phx_device_info *info, stru
 {
     static const char *const modes[] = {"add", "start", "alone"};
     const struct norm_case *c = &norm_cases[index];
-    snprintf(out->name, sizeof out->name, "%d x %d, %s", c->n, c->e, modes[c->mode]);
+    snprintf(out->name, sizeof out->name, "%d x %d, %s%s%s", c->n, c->e, modes[c->mode],
+             c->post ? ", post norm" : "", c->bare ? ", no weight" : "");
     out->tolerance = op_tolerance(info->activation);
     out->bytes = (double)c->n * c->e * (8 + 2 * (double)act_bytes(info));
     out->flops = 5.0 * c->n * c->e;
@@ -121,16 +127,19 @@ static void norm_run(struct op_run *run, size_t index, double tolerance, int n_t
     struct operand *x = op_random(run, run->info.activation, n, e, c->gap, 0.5, 2);
     struct operand *residual = op_random(run, PHX_F32, n, e, c->gap, -0.25, 3);
     struct operand *weight = op_random(run, PHX_F32, 1, e, 0, 1, 0.2);
+    struct operand *post = op_random(run, PHX_F32, 1, e, 0, 1, 0.3);
     struct operand *out = op_output(run, run->info.activation, n, e, c->gap);
     double *expected = op_alloc(n * e, sizeof *expected);
-    ref_add_norm(n, e, c->mode == ALONE ? NULL : x->values, residual->values, c->mode == START,
-                 weight->values, (double)c->epsilon, expected);
+    ref_add_norm(n, e, c->mode == ALONE ? NULL : x->values, c->post ? post->values : NULL,
+                 residual->values, c->mode == START, c->bare ? NULL : weight->values,
+                 (double)c->epsilon, expected);
     struct phx_add_norm args = {.residual = residual->view,
                                 .start = c->mode == START,
-                                .weight = weight->view,
                                 .epsilon = c->epsilon,
                                 .out = out->view};
     if (c->mode != ALONE) args.x = x->view;
+    if (c->post) args.post = post->view;
+    if (!c->bare) args.weight = weight->view;
     op_launch_once(run, launch_add_norm, &args);
     op_compare(run, "residual", residual, residual->values, 1e-6);
     op_compare(run, "out", out, expected, tolerance);
@@ -151,20 +160,21 @@ static const struct product_case {
     bool f32_out;
     enum phx_activation activation;
     int64_t gap;
+    float scale, cap; /* of linear */
     bool large;
 } product_cases[] = {
-    {1, 64, 48, PHX_F32, false, false, PHX_SILU, 0, false},
-    {1, 288, 97, PHX_BF16, true, false, PHX_SILU, 0, false},
-    {1, 33, 130, PHX_F16, false, true, PHX_GELU_TANH, 0, false},
-    {2, 97, 33, PHX_BF16, false, false, PHX_SILU, 5, false},
-    {3, 128, 1, PHX_F16, true, false, PHX_GELU_TANH, 8, false},
-    {17, 257, 65, PHX_F32, true, false, PHX_SILU, 5, false},
-    {40, 96, 300, PHX_BF16, true, true, PHX_GELU_TANH, 0, false},
-    {40, 1001, 72, PHX_F16, false, false, PHX_SILU, 0, false},
-    {130, 333, 70, PHX_BF16, false, false, PHX_SILU, 8, false},
-    {130, 64, 257, PHX_F32, true, false, PHX_SILU, 0, false},
-    {1, 2048, 8192, PHX_BF16, false, false, PHX_SILU, 0, true},
-    {512, 2048, 3072, PHX_BF16, false, false, PHX_SILU, 0, true},
+    {1, 64, 48, PHX_F32, false, false, PHX_SILU, 0, 0, 0, false},
+    {1, 288, 97, PHX_BF16, true, false, PHX_SILU, 0, 0, 0, false},
+    {1, 33, 130, PHX_F16, false, true, PHX_GELU_TANH, 0, 0.125f, 3, false},
+    {2, 97, 33, PHX_BF16, false, false, PHX_SILU, 5, 0, 0, false},
+    {3, 128, 1, PHX_F16, true, false, PHX_GELU_TANH, 8, 0.22f, 0, false},
+    {17, 257, 65, PHX_F32, true, false, PHX_SILU, 5, 0.22f, 0, false},
+    {40, 96, 300, PHX_BF16, true, true, PHX_GELU_TANH, 0, 0, 5, false},
+    {40, 1001, 72, PHX_F16, false, false, PHX_SILU, 0, 0, 0, false},
+    {130, 333, 70, PHX_BF16, false, false, PHX_SILU, 8, 0.22f, 0, false},
+    {130, 64, 257, PHX_F32, true, false, PHX_SILU, 0, 0, 0, false},
+    {1, 2048, 8192, PHX_BF16, false, false, PHX_SILU, 0, 0, 0, true},
+    {512, 2048, 3072, PHX_BF16, false, false, PHX_SILU, 0, 0, 0, true},
 };
 
 static enum phx_status launch_linear(struct phx_stream *stream, const void *args)
@@ -192,7 +202,10 @@ static void product_describe(const struct product_case *c, int64_t rows, const c
 static void linear_describe(size_t index, const struct phx_device_info *info, struct op_case *out)
 {
     const struct product_case *c = &product_cases[index];
-    product_describe(c, c->out, c->f32_out ? ", f32 out" : "", info, out);
+    char what[64];
+    snprintf(what, sizeof what, "%s%s%s", c->f32_out ? ", f32 out" : "",
+             c->scale != 0 ? ", scaled" : "", c->cap != 0 ? ", capped" : "");
+    product_describe(c, c->out, what, info, out);
 }
 
 static void linear_run(struct op_run *run, size_t index, double tolerance, int n_timed)
@@ -206,7 +219,15 @@ static void linear_run(struct op_run *run, size_t index, double tolerance, int n
     double *expected = op_alloc((int64_t)c->n * c->out, sizeof *expected);
     ref_linear(c->n, c->in, c->out, x->values, weight, bias != NULL ? bias->values : NULL,
                expected);
-    struct phx_linear args = {.x = x->view, .weight = run->weight, .out = out->view};
+    for (int64_t i = 0; i < (int64_t)c->n * c->out; i++) {
+        if (c->scale != 0) expected[i] *= (double)c->scale;
+        if (c->cap != 0) expected[i] = (double)c->cap * tanh(expected[i] / (double)c->cap);
+    }
+    struct phx_linear args = {.x = x->view,
+                              .weight = run->weight,
+                              .out = out->view,
+                              .scale = c->scale,
+                              .soft_cap = c->cap};
     if (bias != NULL) args.bias = bias->view;
     op_launch_once(run, launch_linear, &args);
     op_compare(run, "out", out, expected, tolerance);

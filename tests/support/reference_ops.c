@@ -7,21 +7,25 @@
 #include "kernels/base/check.h"
 #include "kernels/base/random.h"
 
-void ref_add_norm(int64_t n, int64_t e, const double *x, double *residual, bool start,
-                  const double *weight, double epsilon, double *out)
+static double mean_square(int64_t n, const double *x)
 {
-    for (int64_t r = 0; r < n; r++) {
-        double squares = 0;
+    double squares = 0;
+    for (int64_t i = 0; i < n; i++) squares += x[i] * x[i];
+    return squares / (double)n;
+}
+
+void ref_add_norm(int64_t n, int64_t e, const double *x, const double *post, double *residual,
+                  bool start, const double *weight, double epsilon, double *out)
+{
+    for (int64_t r = 0; r < n; r++, residual += e, out += e) {
+        double x_rms = post != NULL ? sqrt(mean_square(e, x + r * e) + epsilon) : 1;
         for (int64_t c = 0; c < e; c++) {
-            double *value = &residual[r * e + c];
-            if (start)
-                *value = x[r * e + c];
-            else if (x != NULL)
-                *value += x[r * e + c];
-            squares += *value * *value;
+            double more = x != NULL ? x[r * e + c] / x_rms * (post != NULL ? post[c] : 1) : 0;
+            residual[c] = start ? more : residual[c] + more;
         }
-        double rms = sqrt(squares / (double)e + epsilon);
-        for (int64_t c = 0; c < e; c++) out[r * e + c] = residual[r * e + c] / rms * weight[c];
+        double rms = sqrt(mean_square(e, residual) + epsilon);
+        for (int64_t c = 0; c < e; c++)
+            out[c] = weight != NULL ? residual[c] / rms * weight[c] : residual[c];
     }
 }
 
@@ -55,6 +59,35 @@ void ref_gate_up(int64_t n, int64_t in, int64_t f, const double *x, const double
     free(both);
 }
 
+/* How many experts come before `e`: those with more, and of those with as much the lower ones. */
+static int64_t experts_before(const double *z, int64_t n_experts, int64_t e)
+{
+    const double own = isnan(z[e]) ? -INFINITY : z[e];
+    int64_t before = 0;
+    for (int64_t i = 0; i < n_experts; i++) {
+        const double other = isnan(z[i]) ? -INFINITY : z[i];
+        before += other > own || (other == own && i < e);
+    }
+    return before;
+}
+
+void ref_route(int64_t n, int64_t n_experts, int64_t k, const double *logits, bool normalize,
+               double *ids, double *weights)
+{
+    for (int64_t r = 0; r < n; r++, logits += n_experts, ids += k, weights += k) {
+        double all = 0, chosen = 0;
+        for (int64_t e = 0; e < n_experts; e++) all += exp(logits[e]);
+        for (int64_t e = 0; e < n_experts; e++) {
+            const int64_t j = experts_before(logits, n_experts, e);
+            if (j >= k) continue;
+            ids[j] = (double)e;
+            weights[j] = exp(logits[e]) / all;
+            chosen += weights[j];
+        }
+        for (int64_t j = 0; j < k && normalize; j++) weights[j] /= chosen;
+    }
+}
+
 void ref_rope_table(int64_t n, int64_t half, const int32_t *positions, const double *inv_freq,
                     double scale, double *out)
 {
@@ -67,14 +100,12 @@ void ref_rope_table(int64_t n, int64_t half, const int32_t *positions, const dou
     }
 }
 
-void ref_rope_head(int64_t dim, double *x, const double *norm, double epsilon, int64_t rotated,
-                   const double *cos_sin)
+void ref_rope_head(int64_t dim, double *x, const double *norm, double mean, double epsilon,
+                   int64_t rotated, const double *cos_sin)
 {
-    double squares = 0;
-    for (int64_t d = 0; d < dim; d++) squares += x[d] * x[d];
+    if (mean < 0) mean = mean_square(dim, x);
     if (norm != NULL)
-        for (int64_t d = 0; d < dim; d++)
-            x[d] = x[d] / sqrt(squares / (double)dim + epsilon) * norm[d];
+        for (int64_t d = 0; d < dim; d++) x[d] = x[d] / sqrt(mean + epsilon) * norm[d];
     for (int64_t i = 0; i < rotated / 2; i++) {
         double a = x[i], b = x[i + rotated / 2];
         double c = cos_sin[i], s = cos_sin[rotated / 2 + i];

@@ -8,19 +8,23 @@
 
 #include "kernels/ops.h"
 
-/// residual is updated; x may be NULL.
-void ref_add_norm(int64_t n, int64_t e, const double *x, double *residual, bool start,
-                  const double *weight, double epsilon, double *out);
-/// bias may be NULL.
+/// residual is updated; x, post and weight may be NULL.
+void ref_add_norm(int64_t n, int64_t e, const double *x, const double *post, double *residual,
+                  bool start, const double *weight, double epsilon, double *out);
+/// bias may be NULL; neither scale nor cap.
 void ref_linear(int64_t n, int64_t in, int64_t out, const double *x, const double *weight,
                 const double *bias, double *y);
 void ref_gate_up(int64_t n, int64_t in, int64_t f, const double *x, const double *weight,
                  const double *bias, enum phx_activation activation, double *y);
+/// ids and weights [n, k].
+void ref_route(int64_t n, int64_t n_experts, int64_t k, const double *logits, bool normalize,
+               double *ids, double *weights);
 void ref_rope_table(int64_t n, int64_t half, const int32_t *positions, const double *inv_freq,
                     double scale, double *out);
 /// One head: norm (NULL: none), then rotation of the first `rotated` dimensions (0: none).
-void ref_rope_head(int64_t dim, double *x, const double *norm, double epsilon, int64_t rotated,
-                   const double *cos_sin);
+/// `mean` is that of the squares that the norm divides by; negative: the head's own.
+void ref_rope_head(int64_t dim, double *x, const double *norm, double mean, double epsilon,
+                   int64_t rotated, const double *cos_sin);
 
 /// What one query sees of one KV head.
 struct ref_keys {

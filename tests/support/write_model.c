@@ -147,13 +147,13 @@ static int64_t length_of(const struct phx_shard_plan *plan, int32_t layer, enum 
 
 static void add_row(struct tensor_list *list, const struct test_model *model,
                     const struct phx_config *config, const struct phx_shard_plan *plan,
-                    const struct phx_weight_row *row, int32_t layer)
+                    const struct phx_weight_row *row, int32_t layer, int32_t expert)
 {
     char name[PHX_WEIGHT_NAME_BYTES];
-    phx_weight_row_name(row, layer, name);
+    phx_weight_row_name(row, layer, expert, name);
     int64_t rows = length_of(plan, layer, row->row_dim),
             cols = length_of(plan, layer, row->col_dim);
-    bool vector = row->row_dim == PHX_DIM_ONE;
+    bool vector = row->slot >= PHX_SLOT_MATRIX_COUNT;
     struct phx_tensor_to_write tensor = {
         .name = name,
         .dtype = config->dtype,
@@ -161,7 +161,7 @@ static void add_row(struct tensor_list *list, const struct test_model *model,
         .shape = {vector ? cols : rows, vector ? 0 : cols},
     };
     if (model->edit && !model->edit(&tensor)) return;
-    struct phx_dummy dummy = phx_weight_row_dummy(row, layer, cols);
+    struct phx_dummy dummy = phx_weight_row_dummy(row, layer, expert, cols);
     int64_t new_rows = tensor.n_dims > 1 ? tensor.shape[0] : 1;
     int64_t new_cols = tensor.n_dims > 1 ? tensor.shape[1] : tensor.shape[0];
     tensor.data = dummy_values(&dummy, tensor.dtype, new_rows, new_cols);
@@ -210,9 +210,12 @@ void test_model_write(const char *folder, const struct test_model *model)
     size_t n_rows;
     const struct phx_weight_row *rows = phx_weight_rows(config, &n_rows);
     for (size_t i = 0; i < n_rows; i++) {
-        if (!phx_weight_row_wanted(&rows[i], config)) continue;
-        for (int32_t layer = 0; layer < (rows[i].per_layer ? config->n_layers : 1); layer++)
-            add_row(&list, model, config, plan, &rows[i], layer);
+        for (int32_t layer = 0; layer < (rows[i].per_layer ? config->n_layers : 1); layer++) {
+            if (!phx_weight_row_wanted(&rows[i], config, layer)) continue;
+            int32_t n = rows[i].per_expert ? config->layers[layer].shape.n_experts : 1;
+            for (int32_t expert = 0; expert < n; expert++)
+                add_row(&list, model, config, plan, &rows[i], layer, expert);
+        }
     }
     if (model->extra) {
         struct phx_tensor_to_write extra = {model->extra, PHX_F32, 1, {3}, calloc(3, 4)};
