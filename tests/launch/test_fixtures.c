@@ -1,7 +1,8 @@
 /* The tiny models of tests/data/hf against what transformers computed, at every number of ranks.
  *
  *   test_fixtures            on the CPU
- *   test_fixtures cuda       on the GPUs, shared by up to four ranks; exit status 77 without any */
+ *   test_fixtures cuda TYPE  on the GPUs, shared by up to four ranks, computing in f32, bf16 or
+ * f16; exit status 77 without any */
 #include "tests/support/check.h"
 
 #include <math.h>
@@ -405,16 +406,15 @@ static int run_all(void)
 
 int main(int argc, char **argv)
 {
-    if (argc < 2 || strcmp(argv[1], "cuda") != 0) return run_all();
+    enum phx_dtype type;
+    if (argc < 3 || strcmp(argv[1], "cuda") != 0) return run_all();
     int n_gpus = test_count_gpus();
     if (n_gpus == 0) return TEST_SKIPPED;
-    mode = (struct mode){PHX_DEVICE_CUDA, PHX_F32, 1e-3, n_gpus > 4 ? n_gpus : 4, true, 12};
-    int n_failed = run_all();
-    mode.tolerance = 2e-2;
-    mode.compare_cache = false;
-    mode.min_clear = 3;
-    mode.compute = PHX_BF16;
-    n_failed += run_all();
-    mode.compute = PHX_F16;
-    return n_failed + run_all();
+    if (!test_compute_type(argv[2], &type)) return 2;
+    const int max_ranks = n_gpus > 4 ? n_gpus : 4;
+    if (type == PHX_F32)
+        mode = (struct mode){PHX_DEVICE_CUDA, PHX_F32, 1e-3, max_ranks, true, 12};
+    else
+        mode = (struct mode){PHX_DEVICE_CUDA, type, 2e-2, max_ranks, false, 3};
+    return run_all();
 }
