@@ -68,9 +68,6 @@ static enum phx_status choose_gpu(struct job *job, const char *text)
     snprintf(r->device.name, sizeof r->device.name, "%s", gpu != NULL ? gpu->full_name : "a GPU");
     if (gpu == NULL) r->no_prediction = "of this GPU only the memory is known";
     if (act == PHX_F32) r->no_prediction = "it is made for 16-bit products only";
-    struct phx_nccl_info nccl;
-    phx_nccl_info(&nccl);
-    r->without_nccl = nccl.built == 0;
     return PHX_OK;
 }
 
