@@ -87,7 +87,7 @@ static enum phx_status choose_cpu(struct job *job)
 static struct phx_scheduler_limits limits_of(const struct job *job, int64_t context,
                                              int64_t n_texts)
 {
-    return phx_run_limits(job->config,
+    return phx_run_limits(job->config, job->report.device.kind,
                           &(struct phx_run_needs){.max_seqs = (int32_t)n_texts,
                                                   .max_rows = job->options->max_batched_tokens,
                                                   .max_length = (int32_t)context});
