@@ -336,8 +336,15 @@ static const struct fixture {
     {"gemma2-10q5kv", .kv_heads = 5},
     {"gemma3-12q3kv", .kv_heads = 3},
     {"olmo2-8q4kv", .kv_heads = 4},
-    /* As another program wrote it: heads interleaved, llama3 scaling as rope_freqs. */
+    /* As another program wrote them: heads interleaved, factors of rotations as tensors, experts
+     * stacked, Gemma's norms whole. */
     {"llama3-12q4kv", 4, .rounded = true, .gguf = "llama3-12q4kv.gguf"},
+    {"mixtral-8q2kv-4experts", 2, .experts = true, .rounded = true,
+     .gguf = "mixtral-8q2kv-4experts.gguf"},
+    {"phi3-15q5kv-longrope", .kv_heads = 5, .gguf = "phi3-15q5kv-longrope.gguf"},
+    {"granite-12q4kv", .kv_heads = 4, .gguf = "granite-12q4kv.gguf"},
+    {"gemma3-12q3kv", .kv_heads = 3, .gguf = "gemma3-12q3kv.gguf"},
+    {"olmo2-8q4kv", .kv_heads = 4, .gguf = "olmo2-8q4kv.gguf"},
 };
 
 static void check_fixture(const struct fixture *f, int size, int32_t max_rows, bool expert_parallel)

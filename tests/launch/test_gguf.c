@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "kernels/base/blocks.h"
@@ -52,11 +53,15 @@ static enum phx_status lead(struct phx_run *run, void *user)
     return status;
 }
 
-static struct result run(const char *model, int size, int32_t max_rows)
+static struct result run(const char *model, int size, int32_t max_rows, bool expert_parallel)
 {
     struct result r = {0};
     struct test_job job = {
-        .settings = {.model = model, .device = PHX_DEVICE_CPU, .compute = PHX_F32, .n_threads = 1},
+        .settings = {.model = model,
+                     .expert_parallel = expert_parallel,
+                     .device = PHX_DEVICE_CPU,
+                     .compute = PHX_F32,
+                     .n_threads = 1},
         .needs = {.max_seqs = 1, .max_rows = max_rows, .all_logits = true, .max_length = 30},
         .lead = lead,
         .user = &r};
@@ -94,18 +99,20 @@ static void clear(const char *folder)
 }
 
 /* The GGUF, at every number of ranks, as its values in f32 on one. */
-static void check_quantised(const char *file, int most)
+static void check_quantised(const char *file, int most, bool experts)
 {
     char folder[64];
     temporary(folder);
     const struct phx_convert_options f32 = {.matrices = PHX_F32};
     assert_ok(phx_convert_from_gguf(file, folder, &f32));
-    struct result wanted = run(folder, 1, 64);
+    struct result wanted = run(folder, 1, 64, false);
     for (int size = 1; size <= most; size++) {
         for (int rows = 1; rows <= 64; rows *= 8) {
-            struct result r = run(file, size, rows);
-            expect_same(&r, &wanted, file, size);
-            free(r.logits);
+            for (int whole = 0; whole <= experts; whole++) {
+                struct result r = run(file, size, rows, whole);
+                expect_same(&r, &wanted, file, size);
+                free(r.logits);
+            }
         }
     }
     free(wanted.logits);
@@ -115,7 +122,7 @@ static void check_quantised(const char *file, int most)
 static void quantised_models_are_their_values(void **state)
 {
     (void)state;
-    check_quantised(PHX_TEST_DATA "/gguf/mixed.gguf", 4);
+    check_quantised(PHX_TEST_DATA "/gguf/mixed.gguf", 4, false);
 }
 
 static void values_are_as_another_program_reads_them(void **state)
@@ -146,54 +153,118 @@ static void values_are_as_another_program_reads_them(void **state)
     phx_gguf_destroy(gguf);
 }
 
-/* To GGUF and back: every matrix has the same bits; and the GGUF the same logits. */
+static double value_at(const struct phx_file_tensor *t, int64_t i)
+{
+    float value;
+    phx_values_widen((enum phx_dtype)t->dtype,
+                     (const char *)t->data + phx_dtype_bytes((enum phx_dtype)t->dtype, i), 1,
+                     &value);
+    return (double)value;
+}
+
+/* Matrices have the same bits, vectors, which are f32 on the way, the same values. */
+static void expect_same_tensors(const char *before, const char *after)
+{
+    struct phx_checkpoint *a = NULL, *b = NULL;
+    assert_ok(phx_checkpoint_open(before, &a));
+    assert_ok(phx_checkpoint_open(after, &b));
+    assert_int_equal(phx_checkpoint_count(a), phx_checkpoint_count(b));
+    for (size_t i = 0; i < phx_checkpoint_count(a); i++) {
+        const struct phx_file_tensor *x = phx_checkpoint_at(a, i);
+        const struct phx_file_tensor *y = phx_checkpoint_find(b, x->name);
+        assert_non_null(y);
+        assert_int_equal(x->n_dims, y->n_dims);
+        assert_memory_equal(x->shape, y->shape, sizeof x->shape);
+        if (x->n_dims == 2 && x->shape[0] > 1) {
+            assert_int_equal(x->bytes, y->bytes);
+            assert_memory_equal(x->data, y->data, x->bytes);
+            continue;
+        }
+        for (int64_t k = 0; k < x->shape[x->n_dims - 1]; k++)
+            if (!(fabs(value_at(x, k) - value_at(y, k)) <= 1e-7))
+                fail_msg("%s[%lld]: %g, before it was %g", x->name, (long long)k, value_at(y, k),
+                         value_at(x, k));
+    }
+    phx_checkpoint_destroy(a);
+    phx_checkpoint_destroy(b);
+}
+
+/* A folder with the weights of a model of tests/data/hf and its config.json, edited by sed. */
+static void link_model(const char *name, const char *edit, const char *folder)
+{
+    char command[2048];
+    snprintf(command, sizeof command,
+             "ln -s " PHX_TEST_DATA "/hf/%s/model*.safetensors* %s && tr -d '\n' < " PHX_TEST_DATA
+             "/hf/%s/config.json | sed '%s' > %s/config.json",
+             name, folder, name, edit, folder);
+    assert_int_equal(system(command), 0);
+}
+
+/* To GGUF and back, of every family: the same tensors, and at all three the same logits. */
+static const struct converted {
+    const char *name;
+    bool experts;
+    const char *edit; /* of config.json: what a GGUF can say */
+} models[] = {
+    {.name = "llama-15q5kv-uneven"},
+    {.name = "llama3-12q4kv"},
+    {.name = "mistral-8q2kv-window16"},
+    {.name = "qwen2-14q2kv"},
+    {.name = "qwen2-9q3kv-windows"},
+    {.name = "qwen3-16q4kv"},
+    {.name = "mixtral-8q2kv-4experts", .experts = true},
+    {.name = "qwen2moe-9q3kv-7experts", .experts = true},
+    {.name = "qwen3moe-12q4kv-8experts", .experts = true},
+    {.name = "phi3-15q5kv-longrope"},
+    {.name = "phi3-9q3kv-partial"},
+    {.name = "granite-12q4kv"},
+    {.name = "smollm3-10q2kv",
+     .edit = "s/\"no_rope_layers\": *\\[[^]]*]/\"no_rope_layers\": [1,1,1,0]/"},
+    {.name = "gemma2-10q5kv"},
+    {.name = "gemma3-12q3kv"},
+    {.name = "olmo2-8q4kv"},
+};
+
 static void conversions_keep_bits_and_logits(void **state)
 {
-    (void)state;
-    static const char *const names[] = {"llama-15q5kv-uneven", "mistral-8q2kv-window16",
-                                        "qwen2-14q2kv", "qwen3-16q4kv"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char source[512], folder[64], file[80];
-        struct phx_checkpoint *before = NULL, *after = NULL;
-        snprintf(source, sizeof source, PHX_TEST_DATA "/hf/%s", names[i]);
-        temporary(folder);
-        snprintf(file, sizeof file, "%s/a.safetensors", folder); /* its content says what it is */
-        const struct phx_convert_options same = {.matrices = PHX_DTYPE_COUNT};
-        assert_ok(phx_convert_to_gguf(source, file, &same));
-        struct result wanted = run(source, 1, 64), got = run(file, 2, 64);
-        expect_same(&got, &wanted, names[i], 2);
-        assert_ok(phx_convert_from_gguf(file, folder, &same));
-        assert_ok(phx_checkpoint_open(source, &before));
-        assert_ok(phx_checkpoint_open(folder, &after));
-        for (size_t t = 0; t < phx_checkpoint_count(before); t++) {
-            const struct phx_file_tensor *a = phx_checkpoint_at(before, t);
-            const struct phx_file_tensor *b = phx_checkpoint_find(after, a->name);
-            assert_non_null(b);
-            if (a->n_dims == 2) {
-                assert_int_equal(a->bytes, b->bytes);
-                assert_memory_equal(a->data, b->data, a->bytes);
-            }
-        }
-        free(wanted.logits);
-        free(got.logits);
-        phx_checkpoint_destroy(before);
-        phx_checkpoint_destroy(after);
-        const struct phx_convert_options q8 = {.matrices = PHX_Q8_0};
-        assert_ok(phx_convert_to_gguf(source, file, &q8));
-        check_quantised(file, 2);
-        const struct phx_convert_options q4 = {.matrices = PHX_Q4_0};
-        assert_ok(phx_convert_to_gguf(source, file, &q4));
-        check_quantised(file, 2);
-        clear(folder);
-    }
+    const struct converted *m = *state;
+    char source[64], folder[64], back[80], file[80];
+    temporary(source);
+    temporary(folder);
+    link_model(m->name, m->edit ? m->edit : "", source);
+    snprintf(file, sizeof file, "%s/a.safetensors", folder); /* its content says what it is */
+    snprintf(back, sizeof back, "%s/back", folder);
+    assert_int_equal(mkdir(back, 0777), 0);
+    const struct phx_convert_options same = {.matrices = PHX_DTYPE_COUNT};
+    assert_ok(phx_convert_to_gguf(source, file, &same));
+    assert_ok(phx_convert_from_gguf(file, back, &same));
+    expect_same_tensors(source, back);
+    struct result wanted = run(source, 1, 64, false), got = run(file, 2, 64, m->experts);
+    expect_same(&got, &wanted, m->name, 2);
+    free(got.logits);
+    got = run(back, 2, 7, false);
+    expect_same(&got, &wanted, back, 2);
+    free(wanted.logits);
+    free(got.logits);
+    const struct phx_convert_options q8 = {.matrices = PHX_Q8_0}, q4 = {.matrices = PHX_Q4_0};
+    assert_ok(phx_convert_to_gguf(source, file, &q8));
+    check_quantised(file, 2, m->experts);
+    assert_ok(phx_convert_to_gguf(source, file, &q4));
+    check_quantised(file, 2, m->experts);
+    clear(folder);
+    clear(source);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
+    enum { N_MODELS = sizeof models / sizeof *models };
+    struct CMUnitTest tests[2 + N_MODELS] = {
         cmocka_unit_test(values_are_as_another_program_reads_them),
         cmocka_unit_test(quantised_models_are_their_values),
-        cmocka_unit_test(conversions_keep_bits_and_logits),
     };
+    for (int i = 0; i < N_MODELS; i++)
+        tests[2 + i] = (struct CMUnitTest){.name = models[i].name,
+                                           .test_func = conversions_keep_bits_and_logits,
+                                           .initial_state = (void *)&models[i]};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
