@@ -61,7 +61,7 @@ fi
 if [ "$n_gpus" -gt 0 ]; then
     kind=gpu most=$n_gpus
     machine="$n_gpus x $(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)"
-    words+=(-ub 8192 -b 8192)
+    words+=(-b 8192 -ub 8192)
 else
     kind=cpu most=$(nproc)
     machine="$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1), $(nproc) processors"

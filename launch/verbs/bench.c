@@ -472,11 +472,12 @@ static enum phx_status run_setup(struct job *job, const struct phx_options *opti
     struct phx_run_settings settings;
     struct phx_run *run = NULL;
     char *hosts = NULL;
-    int32_t step =
-        setup->step_tokens < setup->part_tokens ? setup->step_tokens : setup->part_tokens;
     enum phx_status status;
     PHX_TRY_GOTO(phx_settings_make(job->world, options, &placement, &settings), done);
     PHX_TRY_GOTO(phx_run_open(job->world, &settings, &run), done);
+    if (setup->part_tokens == 0) setup->part_tokens = phx_run_step_tokens(settings.device);
+    int32_t step = setup->step_tokens;
+    if (step > setup->part_tokens) step = setup->part_tokens;
     struct phx_run_needs needs = phx_bench_tests_needs(&job->tests, run->config, step);
     PHX_TRY_GOTO(phx_run_start(run, &needs), done);
     PHX_TRY_GOTO(measure_yardsticks(run, &setup->yardsticks), done);

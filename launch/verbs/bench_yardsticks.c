@@ -163,7 +163,7 @@ static enum phx_status measure_product(const struct phx_run *run, double *out)
     struct phx_device_info info;
     phx_device_info(run->device, &info);
     struct phx_limits limits = {.max_rows = PRODUCT_SIDE, .max_in = n, .max_out = n};
-    struct phx_weight_shape shape = {info.activation, n, n};
+    struct phx_weight_shape shape = {.dtype = info.activation, .rows = n, .cols = n};
     size_t bytes = phx_dtype_bytes(info.activation, n * n);
     struct phx_buffer *x = NULL, *y = NULL;
     struct phx_stream *stream = NULL;

@@ -67,7 +67,7 @@ static void test_defaults(void **state)
     assert_int_equal(o->threads, 0);
     assert_int_equal(o->tensor_parallel_size, 0);
     assert_int_equal(o->max_seqs, 8);
-    assert_int_equal(o->max_batched_tokens, 512);
+    assert_int_equal(o->max_batched_tokens, 0);
     assert_int_equal(o->watchdog_timeout, 300);
     assert_int_equal(o->kv_cache, PHX_KV_AUTO);
     assert_true(o->gpu_memory_utilization == 0.9);
@@ -225,7 +225,7 @@ static void test_bench(void **state)
     check_ints(&o->depth, "0");
     check_ints(&o->batches, "1");
     check_ints(&o->step_tokens, "2048");
-    check_ints(&o->part_tokens, "512");
+    check_ints(&o->part_tokens, "0");
     check_ints(&o->thread_counts, "");
     assert_true(o->bench_both.n == 0 && o->repetitions == 5 && !o->breakdown);
     assert_true(o->output == PHX_OUTPUT_MD && o->fill == PHX_FILL_COMPUTED);
