@@ -14,7 +14,8 @@
 # named and left out. PHX_COMMIT: what the result calls the commit where git does not know.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-device="" model="" build="" rounds=2 out="" threads=$(nproc) prompt=512 tokens=32 context=128 types=bf16,q8_0
+device="" model="" build="" rounds=2 out="" threads=$(nproc)
+prompt=512 tokens=32 context=128 types=bf16,q8_0
 command="bench/peers/peers.sh $*"
 python=${PYTHON:-python3}
 while getopts d:m:b:r:o:t:p:n:c:k: option; do
