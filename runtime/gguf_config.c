@@ -208,12 +208,17 @@ static enum phx_status refuse_keys(const struct phx_gguf_maker *m)
     return PHX_OK;
 }
 
-/* The key may be missing: the embedding has a row for each token. */
-static void find_vocab(const struct phx_gguf_maker *m)
+/* What holds without the key; a config.json's families have defaults of their own. The embedding
+ * has a row for each token. */
+static void set_defaults(const struct phx_gguf_maker *m)
 {
     const struct phx_file_tensor *embedding = phx_gguf_tensor(m->gguf, "token_embd.weight");
-    if (json_object_get(m->json, "vocab_size") || !embedding || embedding->n_dims != 2) return;
-    phx_gguf_set(m, "vocab_size", json_integer(embedding->shape[0]));
+    if (!json_object_get(m->json, "vocab_size") && embedding && embedding->n_dims == 2)
+        phx_gguf_set(m, "vocab_size", json_integer(embedding->shape[0]));
+    if (!json_object_get(m->json, "num_key_value_heads"))
+        phx_gguf_set(m, "num_key_value_heads",
+                     json_integer(phx_gguf_number(m, "num_attention_heads")));
+    if (!json_object_get(m->json, "rope_theta")) phx_gguf_set(m, "rope_theta", json_real(1e4));
 }
 
 /* ---- switches ---- */
@@ -302,7 +307,7 @@ static enum phx_status make_json(const struct phx_gguf_maker *m)
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         PHX_TRY(copy_number(m, &numbers[i]));
     PHX_TRY(refuse_keys(m));
-    find_vocab(m);
+    set_defaults(m);
     PHX_TRY(set_switches(m));
     PHX_TRY(phx_gguf_set_layers(m));
     PHX_TRY(set_tokens(m));
