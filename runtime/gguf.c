@@ -489,6 +489,12 @@ const char *phx_gguf_path(const struct phx_gguf *gguf)
     return gguf->file;
 }
 
+const void *phx_gguf_mapping(const struct phx_gguf *gguf)
+{
+    PHX_ASSERT(gguf->address != NULL);
+    return gguf->address;
+}
+
 size_t phx_gguf_bytes(const struct phx_gguf *gguf)
 {
     return gguf->bytes;

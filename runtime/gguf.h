@@ -112,6 +112,8 @@ size_t phx_gguf_tensor_count(const struct phx_gguf *gguf);
 const struct phx_file_tensor *phx_gguf_tensor_at(const struct phx_gguf *gguf, size_t index);
 /// NULL if there is none of this name.
 const struct phx_file_tensor *phx_gguf_tensor(const struct phx_gguf *gguf, const char *name);
+/// The first byte of the file, which was opened.
+const void *phx_gguf_mapping(const struct phx_gguf *gguf);
 size_t phx_gguf_bytes(const struct phx_gguf *gguf);
 
 #endif
