@@ -255,6 +255,38 @@ static void conversions_keep_bits_and_logits(void **state)
     clear(source);
 }
 
+/* ---- parts ---- */
+
+static void expect_refused(const char *path, const char *says, const char *also)
+{
+    struct phx_gguf *gguf = NULL;
+    assert_true(phx_gguf_open(path, &gguf) != PHX_OK);
+    if (!strstr(phx_fail_sentence(), says) || !strstr(phx_fail_sentence(), also))
+        fail_msg("%s: the sentence is: %s", path, phx_fail_sentence());
+    phx_fail_clear();
+}
+
+static void parts_must_be_there_under_their_names(void **state)
+{
+    (void)state;
+    static const char first[] = PHX_TEST_DATA "/gguf/phi3-parts-00001-of-00002.gguf";
+    static const char second[] = PHX_TEST_DATA "/gguf/phi3-parts-00002-of-00002.gguf";
+    char folder[64], command[1024], path[128];
+    temporary(folder);
+    expect_refused(second, "is file 2 of 2", "give the first");
+    snprintf(command, sizeof command, "ln -s %s %s/model.gguf && ln -s %s %s/a-00001-of-00002.gguf",
+             first, folder, first, folder);
+    assert_int_equal(system(command), 0);
+    snprintf(path, sizeof path, "%s/model.gguf", folder);
+    expect_refused(path, "model.gguf", "-00001-of-00002.gguf");
+    snprintf(path, sizeof path, "%s/a-00001-of-00002.gguf", folder);
+    expect_refused(path, "cannot open", "a-00002-of-00002.gguf");
+    snprintf(command, sizeof command, "ln -s %s %s/a-00002-of-00002.gguf", first, folder);
+    assert_int_equal(system(command), 0);
+    expect_refused(path, "a-00002-of-00002.gguf says that it is file 1 of 2", "needs file 2 of 2");
+    clear(folder);
+}
+
 /* ---- types ---- */
 
 static enum phx_dtype dtype_of(const struct phx_file_tensor *t)
@@ -360,11 +392,12 @@ static void types_are_rounded_once(void **state)
 
 int main(void)
 {
-    enum { N_OTHERS = 3, N_MODELS = sizeof models / sizeof *models };
+    enum { N_OTHERS = 4, N_MODELS = sizeof models / sizeof *models };
     struct CMUnitTest tests[N_OTHERS + N_MODELS] = {
         cmocka_unit_test(values_are_as_another_program_reads_them),
         cmocka_unit_test(quantised_models_are_their_values),
         cmocka_unit_test(types_are_rounded_once),
+        cmocka_unit_test(parts_must_be_there_under_their_names),
     };
     for (int i = 0; i < N_MODELS; i++)
         tests[N_OTHERS + i] = (struct CMUnitTest){.name = models[i].name,

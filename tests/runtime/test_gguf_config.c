@@ -106,7 +106,8 @@ static void what_changes_the_result_is_refused(void **state)
     (void)state;
     static const struct recipe rows[] = {
         {"mamba", 2, .says = {"mamba", "llama, qwen2, qwen3, qwen2moe, qwen3moe, phi3"}},
-        {"llama", 2, .keys = {{"split.count", 3}}, .says = {"one of 3 files", "join"}},
+        {"llama", 2, .keys = {{"split.count", 3}},
+         .says = {"first of 3 files", "-00001-of-00003.gguf"}},
         {"llama", 2, .keys = {{"%s.expert_gating_func", 2}}, .says = {"expert_gating_func", "1"}},
         {"llama", 2, .keys = {{"%s.attention.clamp_kqv", 8}}, .says = {"clamped", "0"}},
         {"llama", 2, .keys = {{"%s.attention.scale", 0.3}}, .says = {"attention_multiplier", ""}},
