@@ -33,9 +33,10 @@ static void write_keys(struct phx_gguf_writer *w, const struct recipe *r)
     static const struct {
         const char *key;
         uint32_t value;
-    } sizes[] = {{"%s.context_length", 256},     {"%s.embedding_length", 60},
-                 {"%s.feed_forward_length", 90}, {"%s.attention.head_count", 10},
-                 {"%s.attention.key_length", 4}, {"%s.vocab_size", 100}};
+    } sizes[] = {
+        {"%s.context_length", .number = 256},     {"%s.embedding_length", .number = 60},
+        {"%s.feed_forward_length", .number = 90}, {"%s.attention.head_count", .number = 10},
+        {"%s.attention.key_length", .number = 4}, {"%s.vocab_size", .number = 100}};
     const char *arch = r->architecture;
     phx_gguf_write_text(w, "general.architecture", "", arch, strlen(arch));
     phx_gguf_write_f32(w, "%s.attention.layer_norm_rms_epsilon", arch, 1e-6f);
@@ -106,30 +107,36 @@ static void what_changes_the_result_is_refused(void **state)
     (void)state;
     static const struct recipe rows[] = {
         {"mamba", 2, .says = {"mamba", "llama, qwen2, qwen3, qwen2moe, qwen3moe, phi3"}},
-        {"llama", 2, .keys = {{"split.count", 3}},
+        {"llama", 2, .keys = {{"split.count", .number = 3}},
          .says = {"first of 3 files", "-00001-of-00003.gguf"}},
-        {"llama", 2, .keys = {{"%s.expert_gating_func", 2}}, .says = {"expert_gating_func", "1"}},
-        {"llama", 2, .keys = {{"%s.attention.clamp_kqv", 8}}, .says = {"clamped", "0"}},
-        {"llama", 2, .keys = {{"%s.attention.scale", 0.3}}, .says = {"attention_multiplier", ""}},
-        {"llama", 2, .keys = {{"%s.expert_count", 4}, {"%s.expert_weights_norm", .bools = "+"}},
+        {"llama", 2, .keys = {{"%s.expert_gating_func", .number = 2}},
+         .says = {"expert_gating_func", "1"}},
+        {"llama", 2, .keys = {{"%s.attention.clamp_kqv", .number = 8}}, .says = {"clamped", "0"}},
+        {"llama", 2, .keys = {{"%s.attention.scale", .number = 0.3}},
+         .says = {"attention_multiplier", ""}},
+        {"llama", 2,
+         .keys = {{"%s.expert_count", .number = 4}, {"%s.expert_weights_norm", .bools = "+"}},
          .says = {"expert_weights_norm", "true or false"}},
         {"llama", 2,
-         .keys = {{"%s.rope.scaling.type", .text = "spiral"}, {"%s.rope.scaling.factor", 4}},
+         .keys = {{"%s.rope.scaling.type", .text = "spiral"},
+                  {"%s.rope.scaling.factor", .number = 4}},
          .says = {"spiral", "yarn"}},
         {"llama", 2,
-         .keys = {{"%s.rope.scaling.type", .text = "linear"}, {"%s.rope.scaling.factor", 4}},
+         .keys = {{"%s.rope.scaling.type", .text = "linear"},
+                  {"%s.rope.scaling.factor", .number = 4}},
          .vectors = {"rope_freqs.weight"}, .says = {"rope_freqs", "linear"}},
         {"llama", 2, .vectors = {"rope_freqs.weight"}, .factor = 1e-5f,
          .says = {"rope_freqs.weight has the factor 1e-05", "0.001"}},
         {"phi3", 2, .vectors = {"rope_factors_short.weight"}, .says = {"rope_factors_long", ""}},
         {"phi3", 2, .keys = {{"%s.rope.scaling.type", .text = "longrope"}},
          .says = {"longrope", "rope_factors_long"}},
-        {"phi3", 2, .keys = {{"%s.rope.dimension_count", 2}},
+        {"phi3", 2, .keys = {{"%s.rope.dimension_count", .number = 2}},
          .vectors = {"rope_factors_long.weight", "rope_factors_short.weight"},
          .says = {"short_factor has 2 numbers", "1"}},
-        {"llama", 2, .keys = {{"%s.rope.dimension_count", 2}}, .says = {"partial_rotary", ""}},
+        {"llama", 2, .keys = {{"%s.rope.dimension_count", .number = 2}},
+         .says = {"partial_rotary", ""}},
         {"gemma3", 2,
-         .keys = {{"%s.attention.sliding_window", 8},
+         .keys = {{"%s.attention.sliding_window", .number = 8},
                   {"%s.attention.sliding_window_pattern", .bools = "+-+"}},
          .says = {"layer_types has 3 entries", "2"}},
     };
@@ -143,17 +150,18 @@ static void windows_are_those_of_the_architecture_or_the_key(void **state)
         struct recipe recipe;
         const char *windows; /* of each layer, + where it has one */
     } rows[] = {
-        {{"llama", 3, .keys = {{"%s.attention.sliding_window", 8}}}, "+++"},
-        {{"qwen2", 3, .keys = {{"%s.attention.sliding_window", 8}}}, "+++"},
+        {{"llama", 3, .keys = {{"%s.attention.sliding_window", .number = 8}}}, "+++"},
+        {{"qwen2", 3, .keys = {{"%s.attention.sliding_window", .number = 8}}}, "+++"},
         {{"qwen3", .layers = 3}, "---"},
-        {{"phi3", 3, .keys = {{"%s.attention.sliding_window", 0}}}, "---"},
-        {{"gemma2", 4, .keys = {{"%s.attention.sliding_window", 8}}}, "+-+-"},
-        {{"gemma3", 7, .keys = {{"%s.attention.sliding_window", 8}}}, "+++++-+"},
+        {{"phi3", 3, .keys = {{"%s.attention.sliding_window", .number = 0}}}, "---"},
+        {{"gemma2", 4, .keys = {{"%s.attention.sliding_window", .number = 8}}}, "+-+-"},
+        {{"gemma3", 7, .keys = {{"%s.attention.sliding_window", .number = 8}}}, "+++++-+"},
         {{"gemma3", 4,
-          .keys = {{"%s.attention.sliding_window", 8}, {"%s.attention.sliding_window_pattern", 3}}},
+          .keys = {{"%s.attention.sliding_window", .number = 8},
+                   {"%s.attention.sliding_window_pattern", .number = 3}}},
          "++-+"},
         {{"qwen2", 3,
-          .keys = {{"%s.attention.sliding_window", 8},
+          .keys = {{"%s.attention.sliding_window", .number = 8},
                    {"%s.attention.sliding_window_pattern", .bools = "-++"}}},
          "-++"},
     };
@@ -175,12 +183,12 @@ static void scores_are_scaled_as_the_architecture_does(void **state)
     } rows[] = {
         {{"llama", .layers = 2}, 0.5},
         {{"granite", .layers = 2}, 0.5},
-        {{"granite", 2, .keys = {{"%s.attention.scale", 0.25}}}, 0.25},
+        {{"granite", 2, .keys = {{"%s.attention.scale", .number = 0.25}}}, 0.25},
         {{"gemma2", .layers = 2}, 0.5},
         {{"gemma2", .layers = 46}, 0.408248290463863}, /* of 60 / 10 */
         {{"gemma3", .layers = 46}, 0.5},
         {{"gemma3", .layers = 62}, 0.408248290463863},
-        {{"gemma3", 2, .keys = {{"%s.attention.scale", 0.25}}}, 0.25},
+        {{"gemma3", 2, .keys = {{"%s.attention.scale", .number = 0.25}}}, 0.25},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct phx_config *config = load(&rows[i].recipe);
@@ -194,9 +202,9 @@ static void rotations_are_scaled_as_the_file_says(void **state)
 {
     (void)state;
     float inv_freq[2], attention;
-    const struct recipe linear = {
-        "llama", 2,
-        .keys = {{"%s.rope.scaling.type", .text = "linear"}, {"%s.rope.scaling.factor", 4}}};
+    const struct recipe linear = {"llama", 2,
+                                  .keys = {{"%s.rope.scaling.type", .text = "linear"},
+                                           {"%s.rope.scaling.factor", .number = 4}}};
     struct phx_config *config = load(&linear);
     phx_config_inv_freq(config, 0, inv_freq, &attention);
     assert_true(inv_freq[0] == 0.25f && attention == 1);
@@ -208,12 +216,13 @@ static void rotations_are_scaled_as_the_file_says(void **state)
     assert_true(inv_freq[0] == 1 && fabsf(inv_freq[1] - 0.01f / 5) < 1e-9f && attention == 1);
     phx_config_destroy(config);
 
-    const struct recipe yarn = {"qwen2", 2,
-                                .keys = {{"%s.rope.scaling.type", .text = "yarn"},
-                                         {"%s.rope.scaling.factor", 4},
-                                         {"%s.rope.scaling.attn_factor", 0.5},
-                                         {"%s.rope.scaling.yarn_beta_fast", 16},
-                                         {"%s.rope.scaling.original_context_length", 64}}};
+    const struct recipe yarn = {
+        "qwen2", 2,
+        .keys = {{"%s.rope.scaling.type", .text = "yarn"},
+                 {"%s.rope.scaling.factor", .number = 4},
+                 {"%s.rope.scaling.attn_factor", .number = 0.5},
+                 {"%s.rope.scaling.yarn_beta_fast", .number = 16},
+                 {"%s.rope.scaling.original_context_length", .number = 64}}};
     config = load(&yarn);
     assert_int_equal(config->ropes[0].kind, PHX_ROPE_YARN);
     assert_int_equal(config->ropes[0].original_max_positions, 64);
@@ -222,9 +231,9 @@ static void rotations_are_scaled_as_the_file_says(void **state)
     phx_config_destroy(config);
 
     const struct recipe gemma = {"gemma3", 6,
-                                 .keys = {{"%s.attention.sliding_window", 8},
-                                          {"%s.rope.freq_base", 1e6},
-                                          {"%s.rope.freq_base_swa", 5000}}};
+                                 .keys = {{"%s.attention.sliding_window", .number = 8},
+                                          {"%s.rope.freq_base", .number = 1e6},
+                                          {"%s.rope.freq_base_swa", .number = 5000}}};
     config = load(&gemma);
     assert_true(config->ropes[0].theta == 1e6 && config->ropes[1].theta == 5000);
     assert_true(config->layers[0].rope == 1 && config->layers[5].rope == 0);
@@ -235,10 +244,10 @@ static void all_three_ends_are_read(void **state)
 {
     (void)state;
     const struct recipe r = {"llama", 2,
-                             .keys = {{"tokenizer.ggml.eos_token_id", 7},
-                                      {"tokenizer.ggml.eot_token_id", 9},
-                                      {"tokenizer.ggml.eom_token_id", 8},
-                                      {"tokenizer.ggml.bos_token_id", 3}}};
+                             .keys = {{"tokenizer.ggml.eos_token_id", .number = 7},
+                                      {"tokenizer.ggml.eot_token_id", .number = 9},
+                                      {"tokenizer.ggml.eom_token_id", .number = 8},
+                                      {"tokenizer.ggml.bos_token_id", .number = 3}}};
     struct phx_config *config = load(&r);
     assert_int_equal(config->n_eos, 3);
     assert_int_equal(config->eos[1], 9);
