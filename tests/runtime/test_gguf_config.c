@@ -33,10 +33,9 @@ static void write_keys(struct phx_gguf_writer *w, const struct recipe *r)
     static const struct {
         const char *key;
         uint32_t value;
-    } sizes[] = {
-        {"%s.context_length", .number = 256},     {"%s.embedding_length", .number = 60},
-        {"%s.feed_forward_length", .number = 90}, {"%s.attention.head_count", .number = 10},
-        {"%s.attention.key_length", .number = 4}, {"%s.vocab_size", .number = 100}};
+    } sizes[] = {{"%s.context_length", 256},     {"%s.embedding_length", 60},
+                 {"%s.feed_forward_length", 90}, {"%s.attention.head_count", 10},
+                 {"%s.attention.key_length", 4}, {"%s.vocab_size", 100}};
     const char *arch = r->architecture;
     phx_gguf_write_text(w, "general.architecture", "", arch, strlen(arch));
     phx_gguf_write_f32(w, "%s.attention.layer_norm_rms_epsilon", arch, 1e-6f);
