@@ -158,8 +158,9 @@ void phx_file_reader_ahead(struct phx_file_reader *reader, const struct phx_file
 
 void phx_file_reader_done(struct phx_file_reader *reader, const struct phx_file_rows *rows)
 {
-    for (int64_t i = 0; reader->mode == PHX_LOAD_MODE_MMAP && i < n_pieces(rows); i++)
-        advise(piece_at(rows, i), MADV_DONTNEED);
+    size_t bytes = (size_t)(rows->rows - 1) * rows->pitch_bytes + rows->row_bytes;
+    if (reader->mode == PHX_LOAD_MODE_MMAP)
+        advise((struct piece){rows->data, bytes}, MADV_DONTNEED);
 }
 
 /* ---- reading ---- */

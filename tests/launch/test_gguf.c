@@ -71,6 +71,7 @@ static struct result run(const char *model, int size, int32_t max_rows, bool exp
     struct test_job job = {
         .settings = {.model = model,
                      .expert_parallel = expert_parallel,
+                     .load_mode = (enum phx_load_mode)(max_rows % PHX_LOAD_MODE_DIRECT),
                      .device = mode.device,
                      .compute = mode.compute,
                      .n_threads = 1},
