@@ -117,7 +117,7 @@ static enum phx_status make_device(struct phx_run *run)
         &run->device);
 }
 
-static enum phx_dtype kv_dtype(const struct phx_run *run)
+enum phx_dtype phx_run_kv_dtype(const struct phx_run *run)
 {
     struct phx_device_info info;
     phx_device_info(run->device, &info);
@@ -146,7 +146,7 @@ static enum phx_status plan_memory(struct phx_run *run, const struct phx_run_nee
                                         phx_run_comm_kind(world->size, s->device, s->gpu_sharers),
                                     .allreduce = s->allreduce};
     phx_memory_plan_make(run->config, run->plan, run->checkpoint, &share, &comm, limits,
-                         kv_dtype(run), host_rows(needs, limits), &run->memory);
+                         phx_run_kv_dtype(run), host_rows(needs, limits), &run->memory);
     struct phx_memory_plan *all = calloc((size_t)world->size, sizeof *all);
     enum phx_status status =
         all != NULL ? PHX_OK : phx_fail(PHX_OUT_OF_MEMORY, "no memory for the ranks' plans");
@@ -212,7 +212,7 @@ static enum phx_status make_engine(struct phx_run *run, const struct phx_run_nee
     struct phx_engine_parts parts = phx_run_parts(run);
     return phx_engine_create(&parts,
                              &(struct phx_engine_options){.limits = *limits,
-                                                          .kv_dtype = kv_dtype(run),
+                                                          .kv_dtype = phx_run_kv_dtype(run),
                                                           .logits = needs_logits(needs),
                                                           .n_ahead = overlap ? PHX_MAX_AHEAD : 1,
                                                           .graphs = !run->settings.eager,
@@ -250,6 +250,7 @@ enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *n
     PHX_TRY(phx_world_agree(world, load_weights(run)));
     PHX_TRY(phx_world_agree(world, make_watchdog(run)));
     PHX_TRY(phx_world_agree(world, make_engine(run, &shared, &limits)));
+    run->limits = limits;
     char sums[128];
     phx_comm_describe(run->comm, sums, sizeof sums);
     if (world->size > 1) phx_log(PHX_LOG_INFO, "sums over ranks: %s", sums);

@@ -60,6 +60,7 @@ struct phx_run {
     struct phx_watchdog *watchdog; ///< NULL: none
     struct phx_engine *engine;
     struct phx_memory_plan memory;
+    struct phx_scheduler_limits limits; ///< that the engine was made for
     struct phx_load_report load;
 };
 
@@ -97,6 +98,9 @@ enum phx_comm_kind phx_run_comm_kind(int size, enum phx_device_kind device, int 
 /// Collective. Device, memory, communicator, weights, engine. The needs are rank 0's; others' are
 /// ignored.
 enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *needs);
+
+/// Type of a started run's cache.
+enum phx_dtype phx_run_kv_dtype(const struct phx_run *run);
 
 /// What the engine of a started run is made of, for those who look at its work.
 struct phx_engine_parts phx_run_parts(const struct phx_run *run);
