@@ -147,8 +147,10 @@ static enum phx_status copy_rows(struct phx_stream *stream, const struct phx_wei
     PHX_TRY_GOTO(phx_buffer_create(phx_stream_device(stream), bytes, &buffer), done);
     struct phx_tensor ids = phx_tensor_view(buffer, 0, PHX_I32, out.rows, 1);
     PHX_TRY_GOTO(phx_tensor_upload(stream, ids, list), done);
-    PHX_TRY_GOTO(phx_op_embed(stream, &(struct phx_embed){.table = weight, .ids = ids, .out = out}),
-                 done);
+    PHX_TRY_GOTO(
+        phx_op_embed(stream,
+                     &(struct phx_embed){.table = weight, .ids = ids, .scale = 1, .out = out}),
+        done);
     PHX_TRY_GOTO(phx_stream_synchronize(stream), done);
 done:
     phx_buffer_destroy(buffer);
