@@ -49,6 +49,8 @@ plant([=[    a.group = args->n_heads / kv->n_kv_heads;]=]
     [=[    a.group = args->n_heads / kv->n_kv_heads;
     a.fault = test_fault;
     if (a.fault == FAULT_GROUP_SIZE && a.group > 1) a.group--;]=])
+plant([=[        if (!done) PHX_TRY(PHX_ATTENTION(phx_cuda_attention_wgmma)(stream, a, *kv, rows, &done));
+]=] "") # faults are in attention_mma.cu
 close()
 
 open(kernels/cuda/attention_divide.cuh)
