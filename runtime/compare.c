@@ -422,8 +422,8 @@ static enum phx_status gather_one(struct phx_compare *c, enum phx_activation_nam
 {
     struct writing *w = user;
     if (c->options.quick && !is_quick(name)) return PHX_OK;
-    if (phx_live_cols(&c->live, name, layer) == 0) return PHX_OK;
     const int64_t cols = phx_live_cols(&c->live, name, layer);
+    if (cols == 0) return PHX_OK; /* the layer has none */
     float *values = malloc((size_t)(c->live.n * cols) * sizeof *values);
     if (values == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for activations");
     PHX_ASSERT(w->n < w->capacity);

@@ -71,7 +71,10 @@ summary=$(mktemp)
 tests=$(ctest --test-dir "$build" -N -L gpu | sed -n 's/^ *Test *#[0-9]*: //p')
 [ -n "$tests" ] || { echo "no test is labelled gpu"; exit 1; }
 parts=${PHX_GPU_PARTS:-tests sanitizers}
-[[ $parts == *tests* ]] || tests=
+if [[ $parts != *tests* ]]; then
+    echo "not run      tests" | tee -a "$summary"
+    tests=
+fi
 for test in $tests; do
     step "$test" run_test "$test"
 done
