@@ -80,6 +80,12 @@ __device__ inline void issue_values(const uint32_t (&p)[KEYS / 16][4], uint32_t 
     wgmma_commit();
 }
 
+/* What scores before `factor` are multiplied by to be those of the formula. */
+static __device__ float score_unit(const attention_args &a)
+{
+    return a.soft_cap > 0 ? 1 : a.scale;
+}
+
 /* A lane's element i of column block n: its key in the tile's page. */
 static __device__ int32_t page_key(int n, int i)
 {
@@ -102,7 +108,7 @@ __device__ inline void tap_tile_scores(const attention_args &a, const attention_
 #pragma unroll
             for (int i = 2 * half; i < 2 * half + 2; i++) {
                 const int p = n / (PHX_PAGE_TOKENS / 8);
-                if (page_key(n, i) < tile.n_keys[p])
+                if (p < tile.n)
                     tap_score(a, entry, tile.block[p] * PHX_PAGE_TOKENS + page_key(n, i),
                               s[n][i] * a.scale);
             }
@@ -114,7 +120,7 @@ __device__ inline void tap_tile_weights(const attention_args &a, const attention
                                         const tile_blocks &tile, const group_queries<DIM> &w,
                                         const float (&s)[KEYS / 8][4])
 {
-    const float unit = a.soft_cap > 0 ? 1 : a.scale;
+    const float unit = score_unit(a);
 #pragma unroll
     for (int half = 0; half < (TAPPED ? 2 : 0); half++) {
         const int64_t entry = tap_entry(a, t, w.first + threadIdx.x % 32 / 4 + 8 * half);
@@ -124,7 +130,7 @@ __device__ inline void tap_tile_weights(const attention_args &a, const attention
 #pragma unroll
             for (int i = 2 * half; i < 2 * half + 2; i++) {
                 const int p = n / (PHX_PAGE_TOKENS / 8);
-                if (page_key(n, i) < tile.n_keys[p])
+                if (p < tile.n)
                     tap_weight(a, entry, tile.block[p] * PHX_PAGE_TOKENS + page_key(n, i), s[n][i],
                                w.max[half] * unit);
             }
@@ -288,7 +294,7 @@ __device__ void store_queries(const attention_args &a, const attention_task &t,
                               const group_queries<DIM> &w)
 {
     const int lane = threadIdx.x % 32;
-    const float unit = a.soft_cap > 0 ? 1 : a.scale;
+    const float unit = score_unit(a);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float sum = w.sum[half];
@@ -365,7 +371,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
         asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
         group_queries<DIM> w;
         w.first = group * GROUP_QUERIES + threadIdx.x / 32 % 4 * WARP_QUERIES;
-        w.factor = (a.soft_cap > 0 ? 1 : a.scale) * 1.4426950408889634f;
+        w.factor = score_unit(a) * 1.4426950408889634f;
         consume<T>(a, t, control, shared, group, w);
         store_queries<T>(a, t, w);
     }
