@@ -115,7 +115,7 @@ struct phx_options {
     int32_t threads;               ///< 0: choose
     int32_t tensor_parallel_size;  ///< 0: not given; otherwise it must be the world's size
     int32_t max_seqs;              ///< sequences in a step
-    int32_t max_batched_tokens;    ///< tokens in a step
+    int32_t max_batched_tokens;    ///< tokens in a step; 0: by the device
     double gpu_memory_utilization; ///< above 0, at most 1
     bool enforce_eager;            ///< no graphs
     int32_t watchdog_timeout;      ///< seconds; 0: none

@@ -256,9 +256,10 @@ const struct phx_option_row phx_option_rows[] = {
      .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "texts (or windows) that advance in the same step; more of them wait"},
     {.names = {"--max-num-batched-tokens"}, .kind = PHX_VALUE_INT, FIELD(max_batched_tokens),
-     .fallback = "512", .min = 1, .max = 1048576,
+     .fallback = "0", .min = 0, .max = 1048576,
      .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
-     .help = "tokens of a step; longer prompts are read in pieces of this size"},
+     .help = "tokens of a step; longer prompts are read in pieces of this size; 0: 2048 on GPUs, "
+             "512 on the CPU"},
     {.names = {"--gpu-memory-utilization"}, .kind = PHX_VALUE_NUMBER,
      FIELD(gpu_memory_utilization), .fallback = "0.9", .min = 0, .max = 1, .above_min = true,
      .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE, .value = "X",
