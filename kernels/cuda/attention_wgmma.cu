@@ -1,10 +1,10 @@
 /* Attention of sequences with several rows on Hopper's tensor cores (wgmma, sm_90a), for what
  * attention_mma.cu takes otherwise.
  *
- * A block takes 128 queries of a KV head, 64 for each of two warpgroups. One warp of a third
- * brings keys and values, two pages at a time, by bulk tensor copies; in `control` it says which
- * pages they are. The product of one tile's keys runs with that of the tile before's values, and
- * the softmax of one warpgroup beside the products of the other: they take turns at issuing.
+ * A block takes 192 queries of a KV head, 64 for each of three warpgroups. One warp of a fourth
+ * brings keys and values by bulk tensor copies; in `control` it says which pages they are. The
+ * product of one tile's keys runs with that of the tile before's values, and the softmax of one
+ * warpgroup beside the products of the others.
  *
  * Shared memory holds 64 values of each row in 128 bytes, rows one after the other, the 16-byte
  * chunks of a row exchanged by row % 8 (the 128-byte swizzle of copies and wgmma); the next 64
@@ -177,10 +177,13 @@ __device__ inline void weigh(group_queries<DIM> &w, float (&s)[KEYS / 8][4], flo
 {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float largest = w.max[half], sum = 0;
+        float even = w.max[half], odd = w.max[half], sum[2] = {};
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++)
-            largest = fmaxf(largest, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+        for (int n = 0; n < KEYS / 8; n++) {
+            even = fmaxf(even, s[n][2 * half]);
+            odd = fmaxf(odd, s[n][2 * half + 1]);
+        }
+        float largest = fmaxf(even, odd);
         largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
         largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
         const float base = largest == -CUDART_INF_F ? 0 : largest * w.factor; /* or NaN */
@@ -189,11 +192,11 @@ __device__ inline void weigh(group_queries<DIM> &w, float (&s)[KEYS / 8][4], flo
 #pragma unroll
             for (int i = 2 * half; i < 2 * half + 2; i++) {
                 s[n][i] = power_of_2(fmaf(s[n][i], w.factor, -base));
-                sum += s[n][i];
+                sum[i % 2] += s[n][i];
             }
         shrink[half] = power_of_2(fmaf(w.max[half], w.factor, -base));
         w.max[half] = largest;
-        w.sum[half] = w.sum[half] * shrink[half] + sum; /* of this lane's keys */
+        w.sum[half] = w.sum[half] * shrink[half] + (sum[0] + sum[1]); /* of this lane's keys */
     }
 }
 
@@ -225,11 +228,13 @@ __device__ inline void round_weights(const float (&s)[KEYS / 8][4], uint32_t (&p
             p[k][i] = pack(T(), s[2 * k + i / 2][i % 2 * 2], s[2 * k + i / 2][i % 2 * 2 + 1]);
 }
 
-/* The warp is done with a stage. */
-static __device__ void release(uint64_t *barrier)
+template <int DIM>
+__device__ inline void shrink_sums(const float (&shrink)[2], group_queries<DIM> &w)
 {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(barrier);
+#pragma unroll
+    for (int n = 0; n < DIM / 8; n++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) w.out[n][j] *= shrink[j / 2];
 }
 
 template <typename T, int DIM>
@@ -237,53 +242,50 @@ __device__ void consume(const attention_args &a, const attention_task &t, shared
                         char *shared, int group, group_queries<DIM> &w)
 {
     using layout = shared_layout<DIM>;
-    const int own_turn = 1 + group, other_turn = 2 - group, own_sync = 3 + group; /* barriers */
     char *queries = shared + group * layout::GROUP;
     place_queries<T>(a, t, w, queries);
-    sync_threads(own_sync, 128);
+    sync_threads(1 + group, 128);
 
     const uint32_t q = shared_address(queries), k = shared_address(shared + layout::K),
                    v = shared_address(shared + layout::V);
     float s[KEYS / 8][4], shrink[2];
     uint32_t p[KEYS / 16][4];
     await(&c.k_full[0], 0);
-    if (c.tiles[0].n == 0) return;
+    tile_blocks tile = c.tiles[0];
+    if (tile.n == 0) return;
     issue_scores<T, DIM>(q, k, s);
     wgmma_wait<0>();
     pin(s);
-    finish_tile(a, t, c.tiles[0], w, s, shrink);
     release(&c.k_empty[0]);
+    finish_tile(a, t, tile, w, s, shrink);
     round_weights<T>(s, p);
 
-    if (group == 1) arrive_threads(other_turn, CONSUMERS * 128);
     int stage = 0, parity = 0; /* of the values; the keys are a tile ahead */
-    for (int i = 1;; i++) {
-        const int next = i % STAGES;
-        await(&c.k_full[next], i / STAGES % 2);
-        if (c.tiles[next].n == 0) break;
+    for (;;) {
+        const int next = stage + 1 < STAGES ? stage + 1 : 0;
+        await(&c.k_full[next], next > stage ? parity : parity ^ 1);
+        tile = c.tiles[next];
+        if (tile.n == 0) break;
         await(&c.v_full[stage], parity);
-        sync_threads(own_turn, CONSUMERS * 128);
         issue_scores<T, DIM>(q, k + next * layout::TILE, s);
+        shrink_sums(shrink, w);
         issue_values<T, DIM>(p, v + stage * layout::TILE, w.out);
-        arrive_threads(other_turn, CONSUMERS * 128);
         wgmma_wait<1>();
         pin(s);
-        finish_tile(a, t, c.tiles[next], w, s, shrink);
         release(&c.k_empty[next]);
+        finish_tile(a, t, tile, w, s, shrink);
+        pin(s);
+        stay_above(w.sum[0] < 0 || w.sum[1] < 0); /* beside the values' products */
         wgmma_wait<0>();
         pin(w.out);
         pin(p);
         release(&c.v_empty[stage]);
-#pragma unroll
-        for (int n = 0; n < DIM / 8; n++)
-#pragma unroll
-            for (int j = 0; j < 4; j++) w.out[n][j] *= shrink[j / 2];
         round_weights<T>(s, p);
+        parity = next > stage ? parity : parity ^ 1;
         stage = next;
-        parity = i / STAGES % 2;
     }
-    if (group == 0) sync_threads(own_turn, CONSUMERS * 128); /* the turn that is left over */
     await(&c.v_full[stage], parity);
+    shrink_sums(shrink, w);
     issue_values<T, DIM>(p, v + stage * layout::TILE, w.out);
     wgmma_wait<0>();
     pin(w.out);
@@ -368,7 +370,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
         asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
         if (threadIdx.x < 32) produce<DIM>(a, t, maps, control, shared);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 152;");
         group_queries<DIM> w;
         w.first = group * GROUP_QUERIES + threadIdx.x / 32 % 4 * WARP_QUERIES;
         w.factor = score_unit(a) * 1.4426950408889634f;

@@ -7,13 +7,13 @@
 #include "kernels/cuda/wgmma.cuh"
 
 enum {
-    CONSUMERS = 2, /* warpgroups */
+    CONSUMERS = 3, /* warpgroups */
     GROUP_QUERIES = 64,
     QUERIES = CONSUMERS * GROUP_QUERIES,
     THREADS = (CONSUMERS + 1) * 128,
-    PAGES = 2, /* of a tile */
+    PAGES = 1, /* of a tile */
     KEYS = PAGES * PHX_PAGE_TOKENS,
-    STAGES = 2,
+    STAGES = 4,
     ROW_BYTES = 128, /* 64 values */
     PAGE_BYTES = PHX_PAGE_TOKENS * ROW_BYTES,
     KEYS_BYTES = KEYS * ROW_BYTES,
@@ -93,54 +93,89 @@ static __device__ tile_blocks find_tile(const attention_args &a, const attention
     return tile;
 }
 
+/* A ring of stages: number i of what passes through is in `stage`, in its turn of that parity. */
+struct ring_place {
+    int stage, parity;
+};
+
+static __device__ void advance(ring_place &r)
+{
+    r.stage++;
+    if (r.stage < STAGES) return;
+    r.stage = 0;
+    r.parity ^= 1;
+}
+
+/* The row of the pages where a tile's page begins; outside, for what the tile does not have. */
+static __device__ int32_t page_row(const attention_args &a, const attention_task &t,
+                                   const tile_blocks &tile, int p)
+{
+    if (p >= tile.n) return -PHX_PAGE_TOKENS;
+    return (int32_t)key_row(a, t, page_of(a.layout, t.slot, tile.block[p]), 0);
+}
+
+template <int DIM>
+__device__ void load_keys(const attention_args &a, const attention_task &t, const tile_blocks &tile,
+                          const CUtensorMap *map, shared_control &c, ring_place r, char *to)
+{
+    constexpr int BYTES = shared_layout<DIM>::TILE;
+    await(&c.k_empty[r.stage], r.parity ^ 1);
+    if (threadIdx.x % 32 != 0) return;
+    c.tiles[r.stage] = tile;
+    arrive_expecting(&c.k_full[r.stage], tile.n > 0 ? BYTES : 0);
+    for (int p = 0; p < PAGES && tile.n > 0; p++)
+        copy_tile<DIM>(map, page_row(a, t, tile, p), to + r.stage * BYTES + p * PAGE_BYTES,
+                       &c.k_full[r.stage]);
+}
+
+/* `all`: of the rows of the whole sequence. */
+template <int DIM>
+__device__ void load_values(const attention_args &a, const attention_task &t,
+                            const attention_task &all, const tile_blocks &tile,
+                            const CUtensorMap *map, shared_control &c, ring_place r, char *to)
+{
+    int bytes = shared_layout<DIM>::TILE;
+    char *stage = to + r.stage * bytes;
+    int32_t row[PAGES];
+    bool whole[PAGES];
+    await(&c.v_empty[r.stage], r.parity ^ 1);
+#pragma unroll
+    for (int p = 0; p < PAGES; p++) {
+        row[p] = page_row(a, t, tile, p);
+        whole[p] = true;
+        if (p >= tile.n) continue;
+        const key_window w = seen_keys<PHX_PAGE_TOKENS>(a, all, tile.block[p]);
+        whole[p] = w.begin == 0 && w.end == PHX_PAGE_TOKENS;
+        if (whole[p]) continue;
+        copy_seen<DIM>(a, row[p], w, stage + p * PAGE_BYTES);
+        bytes -= shared_layout<DIM>::TILE / PAGES;
+    }
+    if (threadIdx.x % 32 != 0) return;
+    arrive_expecting(&c.v_full[r.stage], bytes);
+    for (int p = 0; p < PAGES; p++)
+        if (whole[p]) copy_tile<DIM>(map, row[p], stage + p * PAGE_BYTES, &c.v_full[r.stage]);
+}
+
+/* The keys of a tile are asked for before the values of the one before: they are needed first. */
 template <int DIM>
 __device__ void produce(const attention_args &a, const attention_task &t, const tensor_maps &maps,
                         shared_control &c, char *shared)
 {
     using layout = shared_layout<DIM>;
-    const bool leads = threadIdx.x % 32 == 0;
     const block_range blocks = visible_blocks(a, t.length, t.lowest, t.highest);
-    attention_task all = t; /* rows of the sequence: positions never fall from row to row */
+    attention_task all = t; /* positions never fall from row to row */
     all.lowest = a.layout.positions[a.layout.seq_rows[t.seq]];
     all.highest = a.layout.positions[a.layout.seq_rows[t.seq + 1] - 1];
-    int32_t from = blocks.begin;
-    for (int i = 0;; i++) {
-        const int stage = i % STAGES, parity = i / STAGES % 2;
-        const tile_blocks tile = find_tile(a, t, from, blocks.end);
-        from = tile.block[PAGES - 1] + 1;
-        int32_t row[PAGES];
-#pragma unroll
-        for (int p = 0; p < PAGES; p++)
-            row[p] = p < tile.n
-                         ? (int32_t)key_row(a, t, page_of(a.layout, t.slot, tile.block[p]), 0)
-                         : -PHX_PAGE_TOKENS;
-        await(&c.k_empty[stage], parity ^ 1);
-        if (leads) {
-            c.tiles[stage] = tile;
-            arrive_expecting(&c.k_full[stage], tile.n > 0 ? layout::TILE : 0);
-        }
-        if (tile.n == 0) return;
-        char *k = shared + layout::K + stage * layout::TILE;
-        char *v = shared + layout::V + stage * layout::TILE;
-        for (int p = 0; p < PAGES && leads; p++)
-            copy_tile<DIM>(&maps.k, row[p], k + p * PAGE_BYTES, &c.k_full[stage]);
-
-        await(&c.v_empty[stage], parity ^ 1);
-        int bytes = layout::TILE;
-        bool whole[PAGES];
-#pragma unroll
-        for (int p = 0; p < PAGES; p++) {
-            whole[p] = true;
-            if (p >= tile.n) continue;
-            const key_window w = seen_keys<PHX_PAGE_TOKENS>(a, all, tile.block[p]);
-            whole[p] = w.begin == 0 && w.end == PHX_PAGE_TOKENS;
-            if (whole[p]) continue;
-            copy_seen<DIM>(a, row[p], w, v + p * PAGE_BYTES);
-            bytes -= layout::TILE / PAGES;
-        }
-        if (leads) arrive_expecting(&c.v_full[stage], bytes);
-        for (int p = 0; p < PAGES && leads; p++)
-            if (whole[p]) copy_tile<DIM>(&maps.v, row[p], v + p * PAGE_BYTES, &c.v_full[stage]);
+    ring_place keys = {}, values = {};
+    tile_blocks tile = find_tile(a, t, blocks.begin, blocks.end);
+    load_keys<DIM>(a, t, tile, &maps.k, c, keys, shared + layout::K);
+    while (tile.n > 0) {
+        const tile_blocks next = find_tile(a, t, tile.block[PAGES - 1] + 1, blocks.end);
+        advance(keys);
+        load_keys<DIM>(a, t, next, &maps.k, c, keys, shared + layout::K);
+        load_values<DIM>(a, t, all, tile, &maps.v, c, values, shared + layout::V);
+        advance(values);
+        tile = next;
     }
 }
 

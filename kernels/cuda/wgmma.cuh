@@ -28,6 +28,13 @@ static __device__ void arrive(uint64_t *barrier)
     asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
+/* Once for the warp, which is done with what the barrier guards. */
+static __device__ void release(uint64_t *barrier)
+{
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) arrive(barrier);
+}
+
 static __device__ void arrive_expecting(uint64_t *barrier, int bytes)
 {
     asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
@@ -70,11 +77,6 @@ static __device__ void sync_threads(int barrier, int threads)
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-static __device__ void arrive_threads(int barrier, int threads)
-{
-    asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
-
 /* ---- wgmma ---- */
 
 static __device__ void wgmma_begin()
@@ -107,6 +109,14 @@ template <int N> __device__ inline void pin(uint32_t (&c)[N][4])
         asm volatile("" : "+r"(c[n][0]), "+r"(c[n][1]), "+r"(c[n][2]), "+r"(c[n][3])::"memory");
 }
 
+/* The assembler likes to move arithmetic below a wait that it does not depend on, and then it no
+ * longer runs beside the products. Nothing moves across a branch: `never` depends on what is to
+ * stay above, and is false. */
+static __device__ void stay_above(bool never)
+{
+    if (__any_sync(~0u, never)) asm volatile("trap;");
+}
+
 /* A matrix in shared memory: address, then two distances, all in 16 bytes, and the swizzle's kind,
  * 128 bytes. K-major: `leading` unused, `stride` from eight rows to the next. MN-major: `leading`
  * from 64 columns to the next 64, `stride` from eight of k to the next. */
@@ -125,31 +135,34 @@ static __device__ uint64_t describe(uint32_t address, uint32_t leading, uint32_t
     NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "  \
              "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-#define WGMMA_OF(T, NAME)                                                                          \
-    /* c = a b, or c += a b: 64 x 16 and 16 x 128, both K-major in shared memory */                \
-    static __device__ void wgmma(T, float(&c)[16][4], uint64_t a, uint64_t b, int adds)            \
+/* c = a b, or c += a b: 64 x 16 and 16 x N, both K-major in shared memory; the operands after c
+ * are A, B and ADDS. */
+#define WGMMA_SHARED(T, NAME, N, NAMES, A, B, ADDS, ...)                                           \
+    static __device__ inline void wgmma(T, float(&c)[N / 8][4], uint64_t a, uint64_t b, int adds)  \
     {                                                                                              \
-        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %66, 0;\n\t"                            \
-                     "wgmma.mma_async.sync.aligned.m64n128k16.f32." NAME "." NAME " {" NAMES_64    \
-                     "}, %64, %65, p, 1, 1, 0, 0;\n\t}"                                            \
-                     : SIXTEEN(c, 0), SIXTEEN(c, 4), SIXTEEN(c, 8), SIXTEEN(c, 12)                 \
+        asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, " ADDS ", 0;\n\t"                       \
+                     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" NAMES    \
+                     "}, " A ", " B ", p, 1, 1, 0, 0;\n\t}"                                        \
+                     : __VA_ARGS__                                                                 \
                      : "l"(a), "l"(b), "r"(adds));                                                 \
-    }                                                                                              \
-    /* c += a b: a in registers, b 16 x 128, MN-major in shared memory */                          \
-    static __device__ void wgmma(T, float(&c)[16][4], const uint32_t(&a)[4], uint64_t b)           \
+    }
+
+/* c += a b: a in registers, b 16 x N, MN-major in shared memory. */
+#define WGMMA_REGISTERS(T, NAME, N, NAMES, A, B, ...)                                              \
+    static __device__ inline void wgmma(T, float(&c)[N / 8][4], const uint32_t(&a)[4], uint64_t b) \
     {                                                                                              \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." NAME "." NAME " {" NAMES_64    \
-                     "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"                                   \
-                     : SIXTEEN(c, 0), SIXTEEN(c, 4), SIXTEEN(c, 8), SIXTEEN(c, 12)                 \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                        \
-    }                                                                                              \
-    static __device__ void wgmma(T, float(&c)[8][4], const uint32_t(&a)[4], uint64_t b)            \
-    {                                                                                              \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME " {" NAMES_32     \
-                     "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"                                   \
-                     : SIXTEEN(c, 0), SIXTEEN(c, 4)                                                \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" NAMES    \
+                     "}, {" A "}, " B ", 1, 1, 1, 1;"                                              \
+                     : __VA_ARGS__                                                                 \
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                        \
     }
+
+#define WGMMA_OF(T, NAME)                                                                          \
+    WGMMA_SHARED(T, NAME, 64, NAMES_32, "%32", "%33", "%34", SIXTEEN(c, 0), SIXTEEN(c, 4))         \
+    WGMMA_REGISTERS(T, NAME, 64, NAMES_32, "%32, %33, %34, %35", "%36", SIXTEEN(c, 0),             \
+                    SIXTEEN(c, 4))                                                                 \
+    WGMMA_REGISTERS(T, NAME, 128, NAMES_64, "%64, %65, %66, %67", "%68", SIXTEEN(c, 0),            \
+                    SIXTEEN(c, 4), SIXTEEN(c, 8), SIXTEEN(c, 12))
 
 WGMMA_OF(phx_f16, "f16")
 WGMMA_OF(phx_bf16, "bf16")
@@ -158,6 +171,8 @@ WGMMA_OF(phx_bf16, "bf16")
 #undef SIXTEEN
 #undef NAMES_32
 #undef NAMES_64
+#undef WGMMA_SHARED
+#undef WGMMA_REGISTERS
 #undef WGMMA_OF
 #endif
 

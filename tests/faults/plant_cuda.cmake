@@ -111,12 +111,11 @@ plant([=[void copy_tile(const CUtensorMap *map,]=]
     [=[void copy_tile(const attention_args &a, const CUtensorMap *map,]=])
 plant([=[        copy_page(map, part * 64, row, to]=]
     [=[        copy_page(map, planted_map_column(a, row) + part * 64, planted_map_row(a, row), to]=])
-plant([=[            copy_tile<DIM>(&maps.k, row[p], k]=] [=[            copy_tile<DIM>(a, &maps.k, row[p], k]=])
-plant([=[            copy_seen<DIM>(a, row[p], w,]=]
-    [=[            copy_seen<DIM>(a, row[p] + planted_v(a, t.kv_head), w,]=])
-plant([=[            if (whole[p]) copy_tile<DIM>(&maps.v, row[p], v]=]
-    [=[            if (whole[p])
-                copy_tile<DIM>(a, &maps.v, row[p] < 0 ? row[p] : row[p] + planted_v(a, t.kv_head), v]=])
+plant([=[        copy_tile<DIM>(map, page_row(]=] [=[        copy_tile<DIM>(a, map, page_row(]=])
+plant([=[        row[p] = page_row(a, t, tile, p);]=]
+    [=[        row[p] = page_row(a, t, tile, p);
+        if (row[p] >= 0) row[p] += planted_v(a, t.kv_head);]=])
+plant([=[copy_tile<DIM>(map, row[p], stage]=] [=[copy_tile<DIM>(a, map, row[p], stage]=])
 close()
 
 open(kernels/cuda/rope.cu)
