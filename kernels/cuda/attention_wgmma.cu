@@ -59,24 +59,24 @@ __device__ void place_queries(const attention_args &a, const attention_task &t,
 }
 
 template <typename T, int DIM>
-__device__ inline void issue_scores(uint32_t queries, uint32_t keys, float (&s)[KEYS / 8][4])
+__device__ inline void issue_scores(uint64_t queries, uint64_t keys, float (&s)[KEYS / 8][4])
 {
     wgmma_begin();
 #pragma unroll
     for (int k = 0; k < DIM / 16; k++)
-        wgmma(T(), s, describe(queries + k / 4 * QUERIES_BYTES + k % 4 * 32, 0, SWIZZLE_BYTES),
-              describe(keys + k / 4 * KEYS_BYTES + k % 4 * 32, 0, SWIZZLE_BYTES), k > 0);
+        wgmma(T(), s, further(queries, k / 4 * QUERIES_BYTES + k % 4 * 32),
+              further(keys, k / 4 * KEYS_BYTES + k % 4 * 32), k > 0);
     wgmma_commit();
 }
 
 template <typename T, int DIM>
-__device__ inline void issue_values(const uint32_t (&p)[KEYS / 16][4], uint32_t values,
+__device__ inline void issue_values(const uint32_t (&p)[KEYS / 16][4], uint64_t values,
                                     float (&out)[DIM / 8][4])
 {
     wgmma_begin();
 #pragma unroll
     for (int k = 0; k < KEYS / 16; k++)
-        wgmma(T(), out, p[k], describe(values + k * 2 * SWIZZLE_BYTES, KEYS_BYTES, SWIZZLE_BYTES));
+        wgmma(T(), out, p[k], further(values, k * 2 * SWIZZLE_BYTES));
     wgmma_commit();
 }
 
@@ -246,8 +246,9 @@ __device__ void consume(const attention_args &a, const attention_task &t, shared
     place_queries<T>(a, t, w, queries);
     sync_threads(1 + group, 128);
 
-    const uint32_t q = shared_address(queries), k = shared_address(shared + layout::K),
-                   v = shared_address(shared + layout::V);
+    const uint64_t q = describe(shared_address(queries), 0, SWIZZLE_BYTES);
+    const uint64_t k = describe(shared_address(shared + layout::K), 0, SWIZZLE_BYTES);
+    const uint64_t v = describe(shared_address(shared + layout::V), KEYS_BYTES, SWIZZLE_BYTES);
     float s[KEYS / 8][4], shrink[2];
     uint32_t p[KEYS / 16][4];
     await(&c.k_full[0], 0);
@@ -267,9 +268,9 @@ __device__ void consume(const attention_args &a, const attention_task &t, shared
         tile = c.tiles[next];
         if (tile.n == 0) break;
         await(&c.v_full[stage], parity);
-        issue_scores<T, DIM>(q, k + next * layout::TILE, s);
+        issue_scores<T, DIM>(q, further(k, next * layout::TILE), s);
         shrink_sums(shrink, w);
-        issue_values<T, DIM>(p, v + stage * layout::TILE, w.out);
+        issue_values<T, DIM>(p, further(v, stage * layout::TILE), w.out);
         wgmma_wait<1>();
         pin(s);
         release(&c.k_empty[next]);
@@ -286,7 +287,7 @@ __device__ void consume(const attention_args &a, const attention_task &t, shared
     }
     await(&c.v_full[stage], parity);
     shrink_sums(shrink, w);
-    issue_values<T, DIM>(p, v + stage * layout::TILE, w.out);
+    issue_values<T, DIM>(p, further(v, stage * layout::TILE), w.out);
     wgmma_wait<0>();
     pin(w.out);
 }

@@ -126,6 +126,13 @@ static __device__ uint64_t describe(uint32_t address, uint32_t leading, uint32_t
            (uint64_t)(stride >> 4) << 32 | (uint64_t)1 << 62;
 }
 
+/* The same matrix `bytes` further on: addresses are 14 bits of the lower word and do not overflow.
+ */
+static __device__ uint64_t further(uint64_t matrix, uint32_t bytes)
+{
+    return (matrix & ~(uint64_t)UINT32_MAX) | ((uint32_t)matrix + (bytes >> 4));
+}
+
 #define FOUR(c, n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
 #define SIXTEEN(c, n) FOUR(c, n), FOUR(c, n + 1), FOUR(c, n + 2), FOUR(c, n + 3)
 #define NAMES_32                                                                                   \
