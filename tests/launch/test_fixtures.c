@@ -313,9 +313,10 @@ static int compare_logits(const struct golden *g, const float *logits)
 static const struct fixture {
     const char *name;
     int kv_heads;
-    bool experts;    /* run with both ways of cutting them */
-    int32_t context; /* as of struct phx_run_settings */
-    bool rounded;    /* by a maker who had rounded the rotary frequencies (golden_rope.h) */
+    bool experts;     /* run with both ways of cutting them */
+    int32_t context;  /* as of struct phx_run_settings */
+    bool rounded;     /* by a maker who had rounded the rotary frequencies (golden_rope.h) */
+    const char *gguf; /* of tests/data/gguf, the same model; NULL: that of tests/data/hf */
 } fixtures[] = {
     {"llama-15q5kv-uneven", 5, .rounded = true},
     {"llama-mha-6q6kv", 6, .rounded = true},
@@ -335,14 +336,25 @@ static const struct fixture {
     {"gemma2-10q5kv", .kv_heads = 5},
     {"gemma3-12q3kv", .kv_heads = 3},
     {"olmo2-8q4kv", .kv_heads = 4},
+    /* As another program wrote them: heads interleaved, factors of rotations as tensors, experts
+     * stacked, Gemma's norms whole. */
+    {"llama3-12q4kv", 4, .rounded = true, .gguf = "llama3-12q4kv.gguf"},
+    {"mixtral-8q2kv-4experts", 2, .experts = true, .rounded = true,
+     .gguf = "mixtral-8q2kv-4experts.gguf"},
+    {"phi3-15q5kv-longrope", .kv_heads = 5, .gguf = "phi3-15q5kv-longrope.gguf"},
+    {"phi3-15q5kv-longrope", .kv_heads = 5, .gguf = "phi3-parts-00001-of-00002.gguf"},
+    {"granite-12q4kv", .kv_heads = 4, .gguf = "granite-12q4kv.gguf"},
+    {"gemma3-12q3kv", .kv_heads = 3, .gguf = "gemma3-12q3kv.gguf"},
+    {"olmo2-8q4kv", .kv_heads = 4, .gguf = "olmo2-8q4kv.gguf"},
 };
 
 static void check_fixture(const struct fixture *f, int size, int32_t max_rows, bool expert_parallel)
 {
-    const char *name = f->name;
-    char directory[512];
+    const char *name = f->gguf ? f->gguf : f->name;
+    char directory[512], model[512];
     struct golden g = {0};
-    snprintf(directory, sizeof directory, "%s/hf/%s", PHX_TEST_DATA, name);
+    snprintf(directory, sizeof directory, "%s/hf/%s", PHX_TEST_DATA, f->name);
+    snprintf(model, sizeof model, "%s/%s/%s", PHX_TEST_DATA, f->gguf ? "gguf" : "hf", name);
     open_golden(directory, &g);
     size_t cache = (size_t)(g.n_heads * PHX_PAGE_TOKENS * g.head_dim);
     const bool looks = f->experts && mode.compute != PHX_F32;
@@ -352,7 +364,7 @@ static void check_fixture(const struct fixture *f, int size, int32_t max_rows, b
                        .v = calloc(cache, sizeof(float))};
     if (looks) r.taps = (struct phx_forward_taps){&r, look, no_attention};
     struct test_job job = {
-        .settings = {.model = directory,
+        .settings = {.model = model,
                      .expert_parallel = expert_parallel,
                      .eager = looks, /* whoever looks on sees no recorded steps */
                      .context = f->context,
@@ -398,9 +410,10 @@ static int run_all(void)
 {
     struct CMUnitTest tests[N_FIXTURES];
     for (int i = 0; i < N_FIXTURES; i++)
-        tests[i] = (struct CMUnitTest){.name = fixtures[i].name,
-                                       .test_func = at_every_size,
-                                       .initial_state = (void *)&fixtures[i]};
+        tests[i] =
+            (struct CMUnitTest){.name = fixtures[i].gguf ? fixtures[i].gguf : fixtures[i].name,
+                                .test_func = at_every_size,
+                                .initial_state = (void *)&fixtures[i]};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
 

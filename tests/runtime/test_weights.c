@@ -148,7 +148,9 @@ static float *read_weight(struct gathering *g, const struct phx_weight *weight, 
     float *values = malloc((size_t)(rows * cols) * sizeof *values);
     assert_non_null(values);
     assert_int_equal(phx_weight_read(stream, weight, 0, rows, values), PHX_OK);
-    g->buffer_bytes += phx_buffer_bytes(weight->buffer);
+    if (weight->n_bands == 0) g->buffer_bytes += phx_buffer_bytes(weight->buffer);
+    for (int i = 0; i < weight->n_bands; i++)
+        g->buffer_bytes += phx_buffer_bytes(weight->bands[i]->buffer);
     return values;
 }
 
@@ -316,7 +318,10 @@ static struct model *loaded(const struct phx_config *config,
         struct phx_load_report report;
         struct progress progress = {0};
         if (checkpoint) assert_int_equal(phx_weights_check(config, plan, checkpoint), PHX_OK);
-        struct phx_load_options options = {on_progress, &progress};
+        struct phx_load_options options = {.mode =
+                                               (enum phx_load_mode)(rank % PHX_LOAD_MODE_DIRECT),
+                                           .progress = on_progress,
+                                           .progress_user = &progress};
         enum phx_status status =
             checkpoint
                 ? phx_weights_load(config, plan, checkpoint, stream, &options, &weights, &report)
@@ -328,6 +333,7 @@ static struct model *loaded(const struct phx_config *config,
             assert_int_equal(report.read_bytes, (size_t)g.n_elements * element_bytes(checkpoint));
         assert_int_equal(report.file_bytes, checkpoint ? phx_checkpoint_bytes(checkpoint) : 0);
         assert_int_equal(progress.done, report.read_bytes);
+        assert_true(report.fetch_bytes >= report.read_bytes);
         assert_int_equal(progress.total, report.read_bytes);
         assert_int_equal(report.device_bytes, g.buffer_bytes);
         size_t by_kind[PHX_WEIGHT_KIND_COUNT];
@@ -480,7 +486,7 @@ static void written_models_load(void **state)
 }
 
 /* A slot takes the type of its parts, f32 where they differ. */
-static void slots_take_the_widest_type(void **state)
+static void parts_of_other_types(void **state)
 {
     (void)state;
     char *folder = test_folder_create();
@@ -496,7 +502,12 @@ static void slots_take_the_widest_type(void **state)
     struct phx_shard_plan *plan = plan_of(config, 1, 0);
     assert_int_equal(phx_weights_load(config, plan, checkpoint, stream, NULL, &weights, &report),
                      PHX_OK);
-    assert_int_equal(phx_weight_shape(weights->layers[0].qkv).dtype, PHX_F32);
+    const struct phx_weight_shape qkv = phx_weight_shape(weights->layers[0].qkv);
+    assert_int_equal(qkv.dtype, PHX_BF16);
+    assert_int_equal(qkv.below[0].dtype, PHX_F32);
+    assert_int_equal(qkv.below[0].rows, phx_config_dim(config, 0, PHX_DIM_KV));
+    assert_int_equal(qkv.below[1].dtype, PHX_BF16);
+    assert_int_equal(qkv.below[1].rows, phx_config_dim(config, 0, PHX_DIM_KV));
     assert_int_equal(phx_weight_shape(weights->layers[0].gate_up).dtype, PHX_F32);
     assert_int_equal(phx_weight_shape(weights->layers[1].gate_up).dtype, PHX_F32);
     assert_int_equal(phx_weight_shape(weights->layers[1].down).dtype, PHX_BF16);
@@ -729,7 +740,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fixtures_load_on_any_number_of_ranks),
         cmocka_unit_test(written_models_load),
-        cmocka_unit_test(slots_take_the_widest_type),
+        cmocka_unit_test(parts_of_other_types),
         cmocka_unit_test(dummy_weights_do_not_depend_on_the_ranks),
         cmocka_unit_test(dummy_weights_are_those_of_a_file),
         cmocka_unit_test(checkpoints_that_do_not_fit_are_refused),
