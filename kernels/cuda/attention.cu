@@ -8,6 +8,7 @@
  * Sequences with one row are divided over blocks: attention_divide.cuh. */
 #include "kernels/cuda/attention_divide.cuh"
 #include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/attention_wgmma.cuh"
 
 enum {
     SHARED_BYTES = 96 << 10, /* of a block, on the GPUs that have least */
@@ -177,7 +178,9 @@ extern "C" enum phx_status PHX_ATTENTION(phx_cuda_attention)(struct phx_stream *
     if (a.layout.n_seqs == 0) return PHX_OK;
     const int32_t rows = args->layout->max_seq_rows;
     if (fits_mma(a, kv->k.dtype)) {
-        if (rows > 1) PHX_TRY(PHX_ATTENTION(phx_cuda_attention_mma)(stream, a, kv->k.dtype, rows));
+        bool done = rows <= 1;
+        if (!done) PHX_TRY(PHX_ATTENTION(phx_cuda_attention_wgmma)(stream, a, *kv, rows, &done));
+        if (!done) PHX_TRY(PHX_ATTENTION(phx_cuda_attention_mma)(stream, a, kv->k.dtype, rows));
         return PHX_ATTENTION(phx_cuda_attention_decode)(stream, a, kv->k.dtype);
     }
     return with_type(kv->k.dtype, [&](auto type) {

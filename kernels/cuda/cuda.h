@@ -94,8 +94,13 @@ enum phx_status phx_cuda_gemv_gated(struct phx_stream *stream,
                                     enum phx_activation activation);
 /// Any types and sizes.
 enum phx_status phx_cuda_gemm(struct phx_stream *stream, const struct phx_cuda_product *product);
-/// Without bias, scale and cap. Sets *done to false, with nothing launched, where cuBLASLt has
-/// nothing to offer.
+/// Without bias and cap: cuBLASLt then scales as well and leaves nothing to do.
+static inline bool phx_cuda_is_finished(const struct phx_cuda_product *p)
+{
+    return p->bias == NULL && p->soft_cap == 0;
+}
+/// Without bias and cap, nor the scale where there are any. Sets *done to false, with nothing
+/// launched, where cuBLASLt has nothing to offer.
 enum phx_status phx_cuda_matmul(struct phx_stream *stream, const struct phx_cuda_product *product,
                                 bool *done);
 enum phx_status phx_cuda_plans_create(struct phx_cuda_plans **out);

@@ -85,6 +85,39 @@ plant([=[        const int64_t head = t.kv_head * a.group + query % a.group;]=]
 plant([=[    t.slot = a.layout.seq_slot[t.seq];]=] [=[    t.slot = planted_slot(a, t.seq);]=])
 close()
 
+open(kernels/cuda/attention_wgmma.cu)
+plant([=[    t.slot = a.layout.seq_slot[t.seq];]=] [=[    t.slot = planted_slot(a, t.seq);]=])
+plant([=[        const int64_t head = t.kv_head * a.group + query % a.group;]=]
+    [=[        const int64_t head = planted_head(a, t.kv_head, query % a.group);]=])
+plant([=[    return a.soft_cap > 0 ? 1 : a.scale;]=]
+    [=[    return a.soft_cap > 0 ? 1 : planted_scale(a);]=])
+plant([=[s[n][i] * a.scale);]=] [=[s[n][i] * planted_scale(a));]=])
+plant([=[        const float inner = a.scale / a.soft_cap;]=]
+    [=[        const float inner = planted_scale(a) / a.soft_cap;]=])
+plant([=[            end[p][half] = min(last + 1, tile.n_keys[p]);]=]
+    [=[            end[p][half] = min(last + 1, tile.n_keys[p]);
+            if (planted_tail(a, tile.position[p], w.position[half]))
+                end[p][half] = PHX_PAGE_TOKENS;]=])
+plant([=[    const cuuint64_t sizes[] = {(cuuint64_t)a.head_dim, (cuuint64_t)rows};]=]
+    [=[    const cuuint64_t step = a.fault == FAULT_STRIDES_SWAPPED ? a.n_kv_heads : 1;
+    const cuuint64_t sizes[] = {step * a.head_dim, rows / step};]=])
+plant([=[    const cuuint64_t pitch[] = {(cuuint64_t)a.head_dim * 2};]=]
+    [=[    const cuuint64_t pitch[] = {step * a.head_dim * 2};]=])
+close()
+
+open(kernels/cuda/attention_wgmma_load.cuh)
+plant([=[value = from[i];]=] [=[value = from[r * planted_step(a) * EACH + i % EACH];]=])
+plant([=[void copy_tile(const CUtensorMap *map,]=]
+    [=[void copy_tile(const attention_args &a, const CUtensorMap *map,]=])
+plant([=[        copy_page(map, part * 64, row, to]=]
+    [=[        copy_page(map, planted_map_column(a, row) + part * 64, planted_map_row(a, row), to]=])
+plant([=[        copy_tile<DIM>(map, page_row(]=] [=[        copy_tile<DIM>(a, map, page_row(]=])
+plant([=[        row[p] = page_row(a, t, tile, p);]=]
+    [=[        row[p] = page_row(a, t, tile, p);
+        if (row[p] >= 0) row[p] += planted_v(a, t.kv_head);]=])
+plant([=[copy_tile<DIM>(map, row[p], stage]=] [=[copy_tile<DIM>(a, map, row[p], stage]=])
+close()
+
 open(kernels/cuda/rope.cu)
 plant([=[__global__ void rope_table(const int32_t *positions,]=]
     [=[__global__ void rope_table(enum test_fault fault, const int32_t *positions,]=])

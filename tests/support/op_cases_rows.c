@@ -173,6 +173,11 @@ static const struct product_case {
     {40, 1001, 72, PHX_F16, false, false, PHX_SILU, 0, 0, 0, false},
     {130, 333, 70, PHX_BF16, false, false, PHX_SILU, 8, 0.22f, 0, false},
     {130, 64, 257, PHX_F32, true, false, PHX_SILU, 0, 0, 0, false},
+    {9, 200, 136, PHX_BF16, true, false, PHX_SILU, 0, 0, 0, false},
+    {16, 1000, 520, PHX_F16, false, true, PHX_GELU_TANH, 0, 0.22f, 0, false},
+    {33, 1024, 200, PHX_BF16, true, false, PHX_GELU_TANH, 8, 0, 5, false},
+    {64, 1000, 512, PHX_F16, true, false, PHX_SILU, 8, 0, 0, false},
+    {64, 640, 504, PHX_BF16, false, true, PHX_SILU, 0, 0, 0, false},
     {1, 2048, 8192, PHX_BF16, false, false, PHX_SILU, 0, 0, 0, true},
     {512, 2048, 3072, PHX_BF16, false, false, PHX_SILU, 0, 0, 0, true},
 };
