@@ -128,47 +128,49 @@ extern "C" enum phx_status phx_cuda_blocks_arrange(struct phx_stream *stream, en
 
 /* ---- to values ---- */
 
-template <typename T> struct alignas(4 * sizeof(T)) four {
-    T values[4];
-};
-
+/* lead: columns that are left out in front. */
 template <enum phx_dtype Q, typename T>
-__global__ void expand(struct phx_cuda_planes planes, int64_t first_row, int64_t rows, int64_t cols,
-                       T *to, int64_t to_stride)
+__global__ void expand(struct phx_cuda_planes planes, int64_t first_row, int64_t rows, int64_t lead,
+                       int64_t cols, T *to, int64_t to_stride)
 {
     const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, index = i / QUAD;
     const int t = i % QUAD;
     wait_for_predecessor();
-    if (index * PHX_CUDA_PART >= cols) return;
+    if (index * PHX_CUDA_PART >= lead + cols) return;
+    const bool whole = lead % 4 == 0 && cols % 4 == 0;
     for (int64_t r = blockIdx.y; r < rows; r += gridDim.y) {
         part<Q> p = load_part<Q>(planes, (uint32_t)(first_row + r), index, t);
         unpack_scales(&p, index);
 #pragma unroll
         for (int run = 0; run < PHX_CUDA_PART / 16; run++) {
-            const int64_t col = index * PHX_CUDA_PART + run * 16 + 4 * t;
+            const int64_t col = index * PHX_CUDA_PART + run * 16 + 4 * t - lead;
             float values[4];
             four<T> narrow;
+            T *out = to + r * to_stride + col;
             values_of(p, run / 2, run % 2, values);
 #pragma unroll
             for (int v = 0; v < 4; v++) narrow.values[v] = from_f32<T>(values[v]);
-            if (col < cols) *(four<T> *)(to + r * to_stride + col) = narrow;
+            if (whole && col >= 0 && col < cols) *(four<T> *)out = narrow;
+#pragma unroll
+            for (int v = 0; v < 4; v++)
+                if (!whole && col + v >= 0 && col + v < cols) out[v] = narrow.values[v];
         }
     }
 }
 
 extern "C" enum phx_status phx_cuda_blocks_expand(struct phx_stream *stream, enum phx_dtype dtype,
                                                   const struct phx_cuda_planes *planes, int64_t row,
-                                                  int64_t rows, int64_t cols,
+                                                  int64_t rows, int64_t lead, int64_t cols,
                                                   enum phx_dtype to_dtype, void *to,
                                                   int64_t to_stride)
 {
-    const int64_t threads = ceil_div(cols, PHX_CUDA_PART) * QUAD;
+    const int64_t threads = ceil_div(lead + cols, PHX_CUDA_PART) * QUAD;
     if (rows == 0 || cols == 0) return PHX_OK;
     return with_block_type(dtype, [&](auto tag) {
         return with_type(to_dtype, [&](auto type) {
             using T = decltype(type);
             return launch(stream, "expand_blocks", {grid_of(rows, threads, THREADS), THREADS},
-                          expand<decltype(tag)::value, T>, *planes, row, rows, cols, (T *)to,
+                          expand<decltype(tag)::value, T>, *planes, row, rows, lead, cols, (T *)to,
                           to_stride);
         });
     });

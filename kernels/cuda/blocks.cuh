@@ -42,6 +42,11 @@ template <enum phx_dtype Q> struct part {
     uint32_t quants[block_type<Q>::QUANTS], tops[2], scales[block_type<Q>::SCALES];
 };
 
+/// Four values that lie side by side, aligned where they are read or written together.
+template <typename T> struct alignas(4 * sizeof(T)) four {
+    T values[4];
+};
+
 template <enum phx_dtype Q> struct block_tag {
     static constexpr enum phx_dtype value = Q;
 };
@@ -95,8 +100,8 @@ __device__ inline void load_words(const char *from, uint32_t *to, int n)
 }
 
 template <enum phx_dtype Q>
-__device__ inline char *quants_at(const struct phx_cuda_planes &planes, uint32_t row,
-                                        int64_t index, int t)
+__device__ inline char *quants_at(const struct phx_cuda_planes &planes, uint32_t row, int64_t index,
+                                  int t)
 {
     return row_of(planes.quants, planes.pitches.quants, row) + index * block_type<Q>::PART_BYTES +
            16 * t;

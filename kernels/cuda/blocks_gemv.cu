@@ -18,7 +18,9 @@ enum {
 
 struct gemv_args {
     struct phx_cuda_planes planes;
-    const void *x; /* [n, planes.cols] */
+    const void *x;    /* [n, in], from column `lead` of the weight on */
+    int64_t in, lead; /* all of planes.cols and 0 where `straight` */
+    bool straight;    /* rows of x at multiples of 16 bytes */
     const float *bias;
     void *out;
     enum phx_dtype out_dtype;
@@ -28,7 +30,25 @@ struct gemv_args {
     int n; /* rows of x */
     enum phx_activation activation;
     unsigned n_early; /* blocks that may be there before the predecessor has ended */
+    /* NULL, or the expert of each pair: row blockIdx.y of out is its product with row
+     * blockIdx.y / per_row of x; n is 1. */
+    const int32_t *experts;
+    int32_t first_expert, n_local, per_row;
 };
+
+/* Columns [col, col + 4) of the weight's in x. */
+template <typename X>
+__device__ inline four<X> load_x(const struct gemv_args &a, const X *x, int64_t col)
+{
+    if (a.straight) return *(const four<X> *)(x + col);
+    four<X> some;
+#pragma unroll
+    for (int v = 0; v < 4; v++) {
+        const int64_t c = col + v - a.lead;
+        some.values[v] = c >= 0 && c < a.in ? x[c] : from_f32<X>(0);
+    }
+    return some;
+}
 
 /* A lane's parts of rows lane / 4 and lane / 4 + 8 of each tile. */
 template <enum phx_dtype Q, int TILES> struct lane_parts {
@@ -52,14 +72,18 @@ template <typename X, int TILES> struct lane_sums {
     float of[TILES][2][2] = {};
 
     template <enum phx_dtype Q>
-    __device__ void add(const lane_parts<Q, TILES> &w, const struct gemv_args &a, int64_t index)
+    __device__ void add(const lane_parts<Q, TILES> &w, const struct gemv_args &a, const X *from,
+                        int64_t index)
     {
         const int lane = threadIdx.x % 32, row = lane / 4;
-        const X *from = (const X *)a.x + row * a.x_stride + index * PHX_CUDA_PART + lane % 4 * 4;
+        const int64_t col = index * PHX_CUDA_PART + lane % 4 * 4;
         uint2 x[PHX_CUDA_PART / 16] = {};
         if (row < a.n)
 #pragma unroll
-            for (int i = 0; i < PHX_CUDA_PART / 16; i++) x[i] = *(const uint2 *)(from + 16 * i);
+            for (int i = 0; i < PHX_CUDA_PART / 16; i++) {
+                const four<X> some = load_x(a, from + row * a.x_stride, col + 16 * i);
+                x[i] = *(const uint2 *)&some;
+            }
 #pragma unroll
         for (int j = 0; j < PHX_CUDA_PART / 32; j++) add_group<Q>(w, j, x[2 * j], x[2 * j + 1]);
     }
@@ -121,9 +145,10 @@ template <int TILES> struct lane_sums<float, TILES> {
     float of[TILES][2][MAX_ROWS] = {};
 
     template <enum phx_dtype Q>
-    __device__ void add(const lane_parts<Q, TILES> &w, const struct gemv_args &a, int64_t index)
+    __device__ void add(const lane_parts<Q, TILES> &w, const struct gemv_args &a, const float *from,
+                        int64_t index)
     {
-        const float *from = (const float *)a.x + index * PHX_CUDA_PART + threadIdx.x % 4 * 4;
+        const int64_t col = index * PHX_CUDA_PART + threadIdx.x % 4 * 4;
 #pragma unroll
         for (int i = 0; i < PHX_CUDA_PART / 16; i++) {
             float values[TILES][2][4];
@@ -134,15 +159,14 @@ template <int TILES> struct lane_sums<float, TILES> {
 #pragma unroll
             for (int n = 0; n < MAX_ROWS; n++) {
                 if (n >= a.n) break;
-                const float4 four = *(const float4 *)(from + n * a.x_stride + 16 * i);
-                const float x[4] = {four.x, four.y, four.z, four.w};
+                const four<float> x = load_x(a, from + n * a.x_stride, col + 16 * i);
 #pragma unroll
                 for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
                     for (int h = 0; h < 2; h++)
 #pragma unroll
                         for (int v = 0; v < 4; v++)
-                            of[tile][h][n] = fmaf(values[tile][h][v], x[v], of[tile][h][n]);
+                            of[tile][h][n] = fmaf(values[tile][h][v], x.values[v], of[tile][h][n]);
             }
         }
     }
@@ -184,7 +208,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) blocks_gemv(struct gem
                 (uint32_t)((out < a.n_out ? out : a.n_out - 1) + (GATED ? tile * a.n_out : 0));
         }
     int64_t index = warp * UNROLL;
-    if (blockIdx.x < a.n_early)
+    if (blockIdx.x < a.n_early && a.experts == NULL)
 #pragma unroll
         for (int u = 0; u < UNROLL; u++)
 #pragma unroll
@@ -194,6 +218,20 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) blocks_gemv(struct gem
                     if (index + u < n_parts)
                         prefetch(quants_at<Q>(a.planes, rows[tile][h], index + u, lane % 4));
     wait_for_predecessor();
+    const X *x = (const X *)a.x;
+    int64_t out_at = 0;
+    if (a.experts != NULL) {
+        const int64_t pair = blockIdx.y;
+        const int32_t expert = a.experts[pair] - a.first_expert;
+        if (expert < 0 || expert >= a.n_local) return; /* another rank's */
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                rows[tile][h] += (uint32_t)(expert * a.n_out * (GATED ? 2 : 1));
+        x += pair / a.per_row * a.x_stride;
+        out_at = pair * a.out_stride;
+    }
 
     lane_sums<X, TILES> own;
     for (; index < n_parts; index += WARPS * UNROLL) {
@@ -214,7 +252,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) blocks_gemv(struct gem
             for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
                 for (int h = 0; h < 2; h++) unpack_scales(&w[u].of[tile][h], u);
-            own.add(w[u], a, index + u);
+            own.add(w[u], a, x, index + u);
         }
     }
     own.store(sums[warp]);
@@ -233,60 +271,95 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) blocks_gemv(struct gem
         if (GATED && a.bias != NULL) up += a.bias[a.n_out + out];
         value = GATED ? activate(a.activation, value) * up
                       : scaled_and_capped(value, a.scale, a.soft_cap);
-        store_any(a.out_dtype, a.out, n * a.out_stride + out, value);
+        store_any(a.out_dtype, a.out, out_at + n * a.out_stride + out, value);
     }
 }
 
 template <enum phx_dtype Q, typename X, int TILES, bool GATED>
-static enum phx_status run_tiles(struct phx_stream *stream, const struct gemv_args &a)
+static enum phx_status run_tiles(struct phx_stream *stream, const struct gemv_args &a,
+                                 unsigned n_pairs)
 {
     const int64_t outs = (GATED ? 1 : TILES) * TILE;
-    return launch(stream, "blocks_gemv", {(unsigned)ceil_div(a.n_out, outs), THREADS},
-                  blocks_gemv<Q, X, TILES, GATED>, a);
+    const dim3 grid((unsigned)ceil_div(a.n_out, outs), n_pairs);
+    return launch(stream, "blocks_gemv", {grid, THREADS}, blocks_gemv<Q, X, TILES, GATED>, a);
 }
 
 template <bool GATED>
-static enum phx_status run(struct phx_stream *stream, const struct phx_cuda_product *p,
-                           int64_t n_out, enum phx_activation activation)
+static enum phx_status run(struct phx_stream *stream, enum phx_dtype dtype, enum phx_dtype x_dtype,
+                           const struct gemv_args &a, unsigned n_pairs)
 {
-    const int64_t units = stream->device->info.n_units;
-    const struct gemv_args a = {p->planes,
-                                p->x,
-                                p->bias,
-                                p->out,
-                                p->out_dtype,
-                                n_out,
-                                p->x_stride,
-                                p->out_stride,
-                                p->scale,
-                                p->soft_cap,
-                                (int)p->n,
-                                activation,
-                                (unsigned)units * BLOCKS_PER_SM};
-    PHX_ASSERT(p->n >= 1 && p->n <= MAX_ROWS && p->in == p->planes.cols);
     /* x is read again for each block of rows: fewer of them where it weighs as much as they do. */
-    const bool wide = p->n > 2 && n_out >= 2 * TILE * units;
-    return with_block_type(p->weight_dtype, [&](auto tag) {
-        return with_type(p->x_dtype, [&](auto x) {
+    const bool wide = a.n > 2 && a.n_out >= 2 * TILE * (int64_t)stream->device->info.n_units;
+    return with_block_type(dtype, [&](auto tag) {
+        return with_type(x_dtype, [&](auto x) {
             constexpr enum phx_dtype Q = decltype(tag)::value;
             using X = decltype(x);
-            if constexpr (GATED) return run_tiles<Q, X, 2, true>(stream, a);
+            if constexpr (GATED) return run_tiles<Q, X, 2, true>(stream, a, n_pairs);
             if constexpr (sizeof(X) == 2)
-                if (wide) return run_tiles<Q, X, 2, false>(stream, a);
-            return run_tiles<Q, X, 1, false>(stream, a);
+                if (wide) return run_tiles<Q, X, 2, false>(stream, a, n_pairs);
+            return run_tiles<Q, X, 1, false>(stream, a, n_pairs);
         });
     });
+}
+
+static struct gemv_args args_of(struct phx_stream *stream, const struct phx_cuda_product *p)
+{
+    struct gemv_args a = {};
+    PHX_ASSERT(p->n >= 1 && p->n <= MAX_ROWS && p->in == p->planes.cols);
+    a.planes = p->planes;
+    a.x = p->x;
+    a.in = p->in;
+    a.straight = true;
+    a.bias = p->bias;
+    a.out = p->out;
+    a.out_dtype = p->out_dtype;
+    a.n_out = p->n_out;
+    a.x_stride = p->x_stride;
+    a.out_stride = p->out_stride;
+    a.scale = p->scale;
+    a.soft_cap = p->soft_cap;
+    a.n = (int)p->n;
+    a.n_early = (unsigned)stream->device->info.n_units * BLOCKS_PER_SM;
+    return a;
 }
 
 extern "C" enum phx_status phx_cuda_blocks_gemv(struct phx_stream *stream,
                                                 const struct phx_cuda_product *product)
 {
-    return run<false>(stream, product, product->n_out, PHX_SILU);
+    const struct gemv_args a = args_of(stream, product);
+    return run<false>(stream, product->weight_dtype, product->x_dtype, a, 1);
 }
 
 extern "C" enum phx_status phx_cuda_blocks_gemv_gated(struct phx_stream *stream,
                                                       const struct phx_cuda_product *product,
                                                       enum phx_activation activation)
 {
-    return run<true>(stream, product, product->n_out / 2, activation);
+    struct gemv_args a = args_of(stream, product);
+    a.n_out /= 2;
+    a.activation = activation;
+    return run<true>(stream, product->weight_dtype, product->x_dtype, a, 1);
+}
+
+extern "C" enum phx_status phx_cuda_blocks_experts(struct phx_stream *stream,
+                                                   const struct phx_cuda_experts *e, bool gated)
+{
+    struct gemv_args a = {};
+    a.planes = e->planes;
+    a.x = e->x;
+    a.in = e->in;
+    a.lead = e->lead;
+    a.straight = e->straight;
+    a.out = e->out;
+    a.out_dtype = e->act;
+    a.n_out = e->n_out;
+    a.x_stride = e->x_stride;
+    a.out_stride = e->out_stride;
+    a.n = 1;
+    a.activation = e->activation;
+    a.experts = e->ids;
+    a.first_expert = e->first;
+    a.n_local = e->n_local;
+    a.per_row = e->per_row;
+    return gated ? run<true>(stream, e->weight_dtype, e->act, a, (unsigned)e->n_pairs)
+                 : run<false>(stream, e->weight_dtype, e->act, a, (unsigned)e->n_pairs);
 }

@@ -57,7 +57,7 @@ static enum phx_status expanded_rows(struct phx_stream *base, const struct phx_c
         some.weight = stream->expanded;
         some.out = (char *)p->out + phx_dtype_bytes(p->out_dtype, row);
         if (p->bias != NULL) some.bias = p->bias + row;
-        PHX_TRY(phx_cuda_blocks_expand(base, p->weight_dtype, &p->planes, row, some.n_out, p->in,
+        PHX_TRY(phx_cuda_blocks_expand(base, p->weight_dtype, &p->planes, row, some.n_out, 0, p->in,
                                        p->x_dtype, stream->expanded, p->in));
         PHX_TRY(many_plain_rows(base, &some));
     }

@@ -91,7 +91,7 @@ static enum phx_status write_widened(struct phx_cuda_stream *stream, struct phx_
                                 from_pitch, row_bytes, n));
         PHX_TRY(phx_cuda_blocks_arrange(&stream->base, from_dtype, &planes, 0, n, blocks,
                                         stream->workspace));
-        PHX_TRY(phx_cuda_blocks_expand(&stream->base, from_dtype, &planes, 0, n, some.cols,
+        PHX_TRY(phx_cuda_blocks_expand(&stream->base, from_dtype, &planes, 0, n, 0, some.cols,
                                        weight->shape.dtype, row_at(weight, row + r), pitch));
     }
     return PHX_OK;
@@ -102,16 +102,17 @@ static enum phx_status read_blocks(struct phx_cuda_stream *stream, const struct 
 {
     const struct phx_weight_shape *shape = &weight->shape;
     const struct phx_cuda_planes planes = phx_cuda_planes_of(shape, weight->buffer->address);
-    const size_t pitch = (size_t)planes.cols * sizeof *to,
-                 row_bytes = (size_t)shape->cols * sizeof *to;
-    const int64_t step = rows_in(stream->sizes.workspace_bytes, pitch, rows);
+    const int64_t pitch = phx_cuda_pitch(shape->cols);
+    const size_t row_bytes = (size_t)shape->cols * sizeof *to;
+    const int64_t step = rows_in(stream->sizes.workspace_bytes, (size_t)pitch * sizeof *to, rows);
     for (int64_t r = 0; r < rows; r += step) {
         const int64_t n = rows - r < step ? rows - r : step;
         PHX_TRY(phx_cuda_blocks_expand(&stream->base, shape->dtype, &planes, row + r, n,
-                                       planes.cols, PHX_F32, stream->workspace, planes.cols));
-        PHX_CUDA_TRY(cudaMemcpy2DAsync,
-                     (to + r * shape->cols, row_bytes, (float *)stream->workspace + shape->lead,
-                      pitch, row_bytes, (size_t)n, cudaMemcpyDeviceToHost, stream->native));
+                                       shape->lead, shape->cols, PHX_F32, stream->workspace,
+                                       pitch));
+        PHX_CUDA_TRY(cudaMemcpy2DAsync, (to + r * shape->cols, row_bytes, stream->workspace,
+                                         (size_t)pitch * sizeof *to, row_bytes, (size_t)n,
+                                         cudaMemcpyDeviceToHost, stream->native));
     }
     return PHX_OK;
 }
