@@ -4,8 +4,8 @@ enum {
     WIDE_ROWS = 2048,           /* rows of gate and up at a time */
     PACKED_ROWS = 512,          /* rows of askew inputs at a time */
     WORKSPACE_BYTES = 32 << 20, /* what cuBLAS itself takes on these GPUs */
-    EXPANDED_BYTES = 32 << 20,  /* stays in the second-level cache until it is read */
-    EXPANDED_ROWS = 64,         /* at least */
+    EXPANDED_BYTES = 32 << 20,  /* at most: stays in the second-level cache until it is read */
+    EXPANDED_ROWS = 64,         /* at least, whatever they take */
     SCRATCH_ALIGNMENT = 256,
     ATTENTION_BLOCKS_PER_SM = 4,
     SLICES_PER_SM = 2,
@@ -36,9 +36,11 @@ static int64_t widest_in(const struct phx_limits *limits)
 
 static size_t expanded_bytes(const struct phx_device *device, const struct phx_limits *limits)
 {
-    size_t least = phx_dtype_bytes(device->info.activation, EXPANDED_ROWS * widest_in(limits));
+    size_t row_bytes = phx_dtype_bytes(device->info.activation, widest_in(limits));
+    int64_t rows = EXPANDED_BYTES / (int64_t)row_bytes;
     if (!limits->quantised) return 0;
-    return aligned(least > EXPANDED_BYTES ? least : EXPANDED_BYTES);
+    if (rows > limits->max_out) rows = limits->max_out;
+    return aligned((size_t)(rows > EXPANDED_ROWS ? rows : EXPANDED_ROWS) * row_bytes);
 }
 
 /* For one KV head, which has the most workers. */
