@@ -29,6 +29,7 @@ template <enum phx_dtype Q> struct block_type {
     static constexpr int ZERO = Q == PHX_Q4_0 ? 8 : Q == PHX_Q5_0 ? 16 : Q == PHX_Q6_K ? 32 : 0;
     static constexpr int RUN = Q == PHX_Q6_K ? 16 : 32; /* columns of one scale */
     static constexpr int QUANTS = BYTES ? 8 : 4, SCALES = Q == PHX_Q6_K ? 3 : LOW ? 4 : 2;
+    static constexpr int WORDS = QUANTS + TOP + SCALES; /* of a lane's share */
     static constexpr int PART_BYTES = 16 * QUANTS;
 };
 

@@ -10,8 +10,8 @@
 enum {
     WARPS = 8,
     THREADS = WARPS * 32,
-    UNROLL = 2, /* parts of a row that a warp reads at once */
-    TILE = 16,  /* rows of the weight */
+
+    TILE = 16, /* rows of the weight */
     MAX_ROWS = PHX_CUDA_GEMV_MAX_ROWS,
     BLOCKS_PER_SM = 2
 };
@@ -30,22 +30,27 @@ struct gemv_args {
     int n; /* rows of x */
     enum phx_activation activation;
     unsigned n_early; /* blocks that may be there before the predecessor has ended */
-    /* NULL, or the expert of each pair: row blockIdx.y of out is its product with row
+    /* PAIRS: the expert of each pair; row blockIdx.y of out is its product with row
      * blockIdx.y / per_row of x; n is 1. */
     const int32_t *experts;
     int32_t first_expert, n_local, per_row;
 };
 
+enum { RUNS = PHX_CUDA_PART / 16 };
+
 /* Columns [col, col + 4) of the weight's in x. */
-template <typename X>
+template <typename X, bool STRAIGHT>
 __device__ inline four<X> load_x(const struct gemv_args &a, const X *x, int64_t col)
 {
-    if (a.straight) return *(const four<X> *)(x + col);
     four<X> some;
+    if constexpr (STRAIGHT) {
+        some = *(const four<X> *)(x + col);
+    } else {
 #pragma unroll
-    for (int v = 0; v < 4; v++) {
-        const int64_t c = col + v - a.lead;
-        some.values[v] = c >= 0 && c < a.in ? x[c] : from_f32<X>(0);
+        for (int v = 0; v < 4; v++) {
+            const int64_t c = col + v - a.lead;
+            some.values[v] = c >= 0 && c < a.in ? x[c] : from_f32<X>(0);
+        }
     }
     return some;
 }
@@ -68,7 +73,7 @@ __device__ inline uint32_t pair_of_ones(phx_bf16)
 }
 
 /* As multiply() leaves them: of a tile's rows lane / 4 and + 8, rows 2 (lane % 4) and + 1 of x. */
-template <typename X, int TILES> struct lane_sums {
+template <typename X, int TILES, bool PAIRS> struct lane_sums {
     float of[TILES][2][2] = {};
 
     template <enum phx_dtype Q>
@@ -77,15 +82,18 @@ template <typename X, int TILES> struct lane_sums {
     {
         const int lane = threadIdx.x % 32, row = lane / 4;
         const int64_t col = index * PHX_CUDA_PART + lane % 4 * 4;
-        uint2 x[PHX_CUDA_PART / 16] = {};
-        if (row < a.n)
+        four<X> x[RUNS];
+        from += (row < a.n ? row : a.n - 1) * a.x_stride; /* past the last: again, not stored */
+        if (!PAIRS || a.straight) {
 #pragma unroll
-            for (int i = 0; i < PHX_CUDA_PART / 16; i++) {
-                const four<X> some = load_x(a, from + row * a.x_stride, col + 16 * i);
-                x[i] = *(const uint2 *)&some;
-            }
+            for (int i = 0; i < RUNS; i++) x[i] = load_x<X, true>(a, from, col + 16 * i);
+        } else {
 #pragma unroll
-        for (int j = 0; j < PHX_CUDA_PART / 32; j++) add_group<Q>(w, j, x[2 * j], x[2 * j + 1]);
+            for (int i = 0; i < RUNS; i++) x[i] = load_x<X, !PAIRS>(a, from, col + 16 * i);
+        }
+#pragma unroll
+        for (int j = 0; j < RUNS / 2; j++)
+            add_group<Q>(w, j, *(const uint2 *)&x[2 * j], *(const uint2 *)&x[2 * j + 1]);
     }
 
     template <enum phx_dtype Q>
@@ -141,7 +149,7 @@ template <typename X, int TILES> struct lane_sums {
 /* ---- f32 activations ---- */
 
 /* Of a tile's rows lane / 4 and + 8, all rows of x, the lane's columns. */
-template <int TILES> struct lane_sums<float, TILES> {
+template <int TILES, bool PAIRS> struct lane_sums<float, TILES, PAIRS> {
     float of[TILES][2][MAX_ROWS] = {};
 
     template <enum phx_dtype Q>
@@ -150,7 +158,7 @@ template <int TILES> struct lane_sums<float, TILES> {
     {
         const int64_t col = index * PHX_CUDA_PART + threadIdx.x % 4 * 4;
 #pragma unroll
-        for (int i = 0; i < PHX_CUDA_PART / 16; i++) {
+        for (int i = 0; i < RUNS; i++) {
             float values[TILES][2][4];
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++)
@@ -159,7 +167,10 @@ template <int TILES> struct lane_sums<float, TILES> {
 #pragma unroll
             for (int n = 0; n < MAX_ROWS; n++) {
                 if (n >= a.n) break;
-                const four<float> x = load_x(a, from + n * a.x_stride, col + 16 * i);
+                const float *x_row = from + n * a.x_stride;
+                const four<float> x = !PAIRS || a.straight
+                                          ? load_x<float, true>(a, x_row, col + 16 * i)
+                                          : load_x<float, !PAIRS>(a, x_row, col + 16 * i);
 #pragma unroll
                 for (int tile = 0; tile < TILES; tile++)
 #pragma unroll
@@ -191,10 +202,11 @@ template <int TILES> struct lane_sums<float, TILES> {
 /* ---- */
 
 /* A tile of gate and its tile of up where GATED, else TILES tiles one below the other. */
-template <enum phx_dtype Q, typename X, int TILES, bool GATED>
+template <enum phx_dtype Q, typename X, int TILES, bool GATED, bool PAIRS>
 __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) blocks_gemv(struct gemv_args a)
 {
     constexpr int OUTS = GATED ? TILE : TILES * TILE;
+    constexpr int UNROLL = TILES == 1 && block_type<Q>::WORDS <= 8 ? 4 : 2; /* parts at once */
     __shared__ float sums[WARPS][TILES][TILE][MAX_ROWS];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int64_t first = (int64_t)blockIdx.x * OUTS, n_parts = a.planes.cols / PHX_CUDA_PART;
@@ -208,7 +220,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) blocks_gemv(struct gem
                 (uint32_t)((out < a.n_out ? out : a.n_out - 1) + (GATED ? tile * a.n_out : 0));
         }
     int64_t index = warp * UNROLL;
-    if (blockIdx.x < a.n_early && a.experts == NULL)
+    if (!PAIRS && blockIdx.x < a.n_early)
 #pragma unroll
         for (int u = 0; u < UNROLL; u++)
 #pragma unroll
@@ -220,7 +232,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) blocks_gemv(struct gem
     wait_for_predecessor();
     const X *x = (const X *)a.x;
     int64_t out_at = 0;
-    if (a.experts != NULL) {
+    if (PAIRS) {
         const int64_t pair = blockIdx.y;
         const int32_t expert = a.experts[pair] - a.first_expert;
         if (expert < 0 || expert >= a.n_local) return; /* another rank's */
@@ -233,7 +245,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) blocks_gemv(struct gem
         out_at = pair * a.out_stride;
     }
 
-    lane_sums<X, TILES> own;
+    lane_sums<X, TILES, PAIRS> own;
     for (; index < n_parts; index += WARPS * UNROLL) {
         lane_parts<Q, TILES> w[UNROLL];
 #pragma unroll
@@ -275,16 +287,17 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) blocks_gemv(struct gem
     }
 }
 
-template <enum phx_dtype Q, typename X, int TILES, bool GATED>
+template <enum phx_dtype Q, typename X, int TILES, bool GATED, bool PAIRS>
 static enum phx_status run_tiles(struct phx_stream *stream, const struct gemv_args &a,
                                  unsigned n_pairs)
 {
     const int64_t outs = (GATED ? 1 : TILES) * TILE;
     const dim3 grid((unsigned)ceil_div(a.n_out, outs), n_pairs);
-    return launch(stream, "blocks_gemv", {grid, THREADS}, blocks_gemv<Q, X, TILES, GATED>, a);
+    return launch(stream, "blocks_gemv", {grid, THREADS}, blocks_gemv<Q, X, TILES, GATED, PAIRS>,
+                  a);
 }
 
-template <bool GATED>
+template <bool GATED, bool PAIRS>
 static enum phx_status run(struct phx_stream *stream, enum phx_dtype dtype, enum phx_dtype x_dtype,
                            const struct gemv_args &a, unsigned n_pairs)
 {
@@ -294,10 +307,10 @@ static enum phx_status run(struct phx_stream *stream, enum phx_dtype dtype, enum
         return with_type(x_dtype, [&](auto x) {
             constexpr enum phx_dtype Q = decltype(tag)::value;
             using X = decltype(x);
-            if constexpr (GATED) return run_tiles<Q, X, 2, true>(stream, a, n_pairs);
-            if constexpr (sizeof(X) == 2)
-                if (wide) return run_tiles<Q, X, 2, false>(stream, a, n_pairs);
-            return run_tiles<Q, X, 1, false>(stream, a, n_pairs);
+            if constexpr (GATED) return run_tiles<Q, X, 2, true, PAIRS>(stream, a, n_pairs);
+            if constexpr (sizeof(X) == 2 && !PAIRS)
+                if (wide) return run_tiles<Q, X, 2, false, false>(stream, a, n_pairs);
+            return run_tiles<Q, X, 1, false, PAIRS>(stream, a, n_pairs);
         });
     });
 }
@@ -327,7 +340,7 @@ extern "C" enum phx_status phx_cuda_blocks_gemv(struct phx_stream *stream,
                                                 const struct phx_cuda_product *product)
 {
     const struct gemv_args a = args_of(stream, product);
-    return run<false>(stream, product->weight_dtype, product->x_dtype, a, 1);
+    return run<false, false>(stream, product->weight_dtype, product->x_dtype, a, 1);
 }
 
 extern "C" enum phx_status phx_cuda_blocks_gemv_gated(struct phx_stream *stream,
@@ -337,7 +350,7 @@ extern "C" enum phx_status phx_cuda_blocks_gemv_gated(struct phx_stream *stream,
     struct gemv_args a = args_of(stream, product);
     a.n_out /= 2;
     a.activation = activation;
-    return run<true>(stream, product->weight_dtype, product->x_dtype, a, 1);
+    return run<true, false>(stream, product->weight_dtype, product->x_dtype, a, 1);
 }
 
 extern "C" enum phx_status phx_cuda_blocks_experts(struct phx_stream *stream,
@@ -360,6 +373,6 @@ extern "C" enum phx_status phx_cuda_blocks_experts(struct phx_stream *stream,
     a.first_expert = e->first;
     a.n_local = e->n_local;
     a.per_row = e->per_row;
-    return gated ? run<true>(stream, e->weight_dtype, e->act, a, (unsigned)e->n_pairs)
-                 : run<false>(stream, e->weight_dtype, e->act, a, (unsigned)e->n_pairs);
+    return gated ? run<true, true>(stream, e->weight_dtype, e->act, a, (unsigned)e->n_pairs)
+                 : run<false, true>(stream, e->weight_dtype, e->act, a, (unsigned)e->n_pairs);
 }

@@ -6,8 +6,8 @@
  */
 #include "kernels/cuda/blocks.h"
 
-/* Two gemvs read 2 * 5 bits or so of each value; expansion reads 5 and writes and reads 16. */
-enum { FEW_QUANTISED_ROWS = 2 * PHX_CUDA_GEMV_MAX_ROWS };
+/* Where expansion, which writes and reads sixteen bits of every value, takes as long as gemvs. */
+enum { FEW_QUANTISED_ROWS = 4 * PHX_CUDA_GEMV_MAX_ROWS };
 
 static bool is_quantised(const struct phx_cuda_product *p)
 {

@@ -196,7 +196,7 @@ static const struct product_case {
     {17, 33, 130, PHX_Q4_0, true, false, PHX_SILU, 0, 0, 0, false, 7},
     {40, 512, 257, PHX_Q4_K, true, false, PHX_SILU, 0, 0, 0, false, 0},
     {130, 300, 70, PHX_Q6_K, false, false, PHX_SILU, 8, 0.22f, 0, false, 60},
-    {20, 1024, 1000, PHX_Q5_0, true, false, PHX_SILU, 0, 0, 0, false, 0},
+    {37, 1024, 1000, PHX_Q5_0, true, false, PHX_SILU, 0, 0, 0, false, 0},
     {33, 416, 24, PHX_Q8_0, false, true, PHX_GELU_TANH, 0, 0, 0, false, 0},
     {1, 4096, 8192, PHX_Q4_K, false, false, PHX_SILU, 0, 0, 0, true, 0},
     {512, 4096, 3072, PHX_Q4_K, false, false, PHX_SILU, 0, 0, 0, true, 0},
