@@ -201,6 +201,31 @@ template <int TILES, bool PAIRS> struct lane_sums<float, TILES, PAIRS> {
 
 /* ---- */
 
+/* What all warps have summed up, to row(s) of out from element `out_at` on. */
+template <int TILES, bool GATED>
+__device__ inline void store_outputs(const struct gemv_args &a,
+                                     const float (&sums)[WARPS][TILES][TILE][MAX_ROWS],
+                                     int64_t first, int64_t out_at)
+{
+    constexpr int OUTS = GATED ? TILE : TILES * TILE;
+    for (int i = threadIdx.x; i < OUTS * a.n; i += THREADS) {
+        const int n = i / OUTS, r = i % OUTS;
+        const int64_t out = first + r;
+        float value = 0, up = 0;
+        if (out >= a.n_out) continue;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) {
+            value += sums[w][r / TILE][r % TILE][n];
+            if (GATED) up += sums[w][TILES - 1][r][n];
+        }
+        if (a.bias != NULL) value += a.bias[out];
+        if (GATED && a.bias != NULL) up += a.bias[a.n_out + out];
+        value = GATED ? activate(a.activation, value) * up
+                      : scaled_and_capped(value, a.scale, a.soft_cap);
+        store_any(a.out_dtype, a.out, out_at + n * a.out_stride + out, value);
+    }
+}
+
 /* A tile of gate and its tile of up where GATED, else TILES tiles one below the other. */
 template <enum phx_dtype Q, typename X, int TILES, bool GATED, bool PAIRS>
 __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) blocks_gemv(struct gemv_args a)
@@ -269,22 +294,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) blocks_gemv(struct gem
     }
     own.store(sums[warp]);
     __syncthreads();
-    for (int i = threadIdx.x; i < OUTS * a.n; i += THREADS) {
-        const int n = i / OUTS, r = i % OUTS;
-        const int64_t out = first + r;
-        float value = 0, up = 0;
-        if (out >= a.n_out) continue;
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) {
-            value += sums[w][r / TILE][r % TILE][n];
-            if (GATED) up += sums[w][TILES - 1][r][n];
-        }
-        if (a.bias != NULL) value += a.bias[out];
-        if (GATED && a.bias != NULL) up += a.bias[a.n_out + out];
-        value = GATED ? activate(a.activation, value) * up
-                      : scaled_and_capped(value, a.scale, a.soft_cap);
-        store_any(a.out_dtype, a.out, out_at + n * a.out_stride + out, value);
-    }
+    store_outputs<TILES, GATED>(a, sums, first, out_at);
 }
 
 template <enum phx_dtype Q, typename X, int TILES, bool GATED, bool PAIRS>

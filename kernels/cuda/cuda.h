@@ -85,8 +85,8 @@ struct phx_cuda_product {
     const void *x;      ///< [n, in], x_stride
     const void *weight; ///< [n_out, in], stride `in`
     struct phx_cuda_planes planes;
-    const float *bias;  ///< [n_out] or NULL
-    void *out;          ///< [n, n_out], out_stride
+    const float *bias; ///< [n_out] or NULL
+    void *out;         ///< [n, n_out], out_stride
     int64_t n, in, n_out;
     int64_t x_stride, out_stride;
     float scale, soft_cap; ///< 0: none
