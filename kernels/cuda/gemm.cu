@@ -133,24 +133,25 @@ extern "C" enum phx_status phx_cuda_finish_product(struct phx_stream *stream,
 }
 
 template <typename T>
-__global__ void pack(const T *from, int64_t stride, T *to, int64_t n, int64_t in, int64_t pitch)
+__global__ void pack(const T *from, int64_t stride, T *to, int64_t n, int64_t in, int64_t lead,
+                     int64_t pitch)
 {
     const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const bool inside = c >= lead && c < lead + in;
     wait_for_predecessor();
     if (c >= pitch) return;
     for (int64_t r = blockIdx.y; r < n; r += gridDim.y)
-        to[r * pitch + c] = c < in ? from[r * stride + c] : from_f32<T>(0);
+        to[r * pitch + c] = inside ? from[r * stride + c - lead] : from_f32<T>(0);
 }
 
 extern "C" enum phx_status phx_cuda_pack(struct phx_stream *stream, enum phx_dtype dtype,
                                          const void *from, int64_t stride, void *to, int64_t n,
-                                         int64_t in)
+                                         int64_t in, int64_t lead, int64_t pitch)
 {
-    const int64_t pitch = phx_cuda_pitch(in);
     return with_type(dtype, [&](auto type) {
         using T = decltype(type);
         return launch(stream, "pack", {grid_of(n, pitch, THREADS), THREADS}, pack<T>,
-                      (const T *)from, stride, (T *)to, n, in, pitch);
+                      (const T *)from, stride, (T *)to, n, in, lead, pitch);
     });
 }
 

@@ -1,5 +1,6 @@
 /* Operations on whole rows of the hidden size: embedding, residual and norm, gathering. */
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/blocks.h"
 #include "kernels/cuda/types.cuh"
 
 enum { THREADS = 256 };
@@ -23,6 +24,7 @@ extern "C" enum phx_status phx_cuda_embed(struct phx_stream *stream, const struc
 {
     const struct phx_weight *table = args->table;
     PHX_TRY(phx_cuda_use(stream->device));
+    if (!phx_dtype_traits(table->shape.dtype)->is_float) return phx_cuda_blocks_embed(stream, args);
     return with_type(table->shape.dtype, [&](auto w) {
         return with_type(args->out.dtype, [&](auto t) {
             using W = decltype(w);
