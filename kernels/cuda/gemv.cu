@@ -29,6 +29,12 @@ struct gemv_shares {
     int split;       /* warps that share a row, a power of 2; the others have other rows */
 };
 
+/* How many rows a thread loads before it uses them, with N rows of x: what registers hold. */
+template <typename W, int N> __host__ __device__ constexpr int rows_at_once()
+{
+    return 16 / (int)sizeof(W) / N;
+}
+
 /* Goes on when `x` has arrived: no load passes a fence that may come. */
 template <typename T> __device__ inline void arrive(const eight<T> &x)
 {
@@ -94,8 +100,7 @@ template <typename W, typename X, int N, bool GATED>
 __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     gemv(struct gemv_args a, struct gemv_shares shares)
 {
-    constexpr int ROWS = 16 / (int)sizeof(W) / N; /* that a thread loads before it uses them */
-    constexpr int TILE = MAX_GROUPS * ROWS, PER_OUT = GATED ? 2 : 1;
+    constexpr int ROWS = rows_at_once<W, N>(), TILE = MAX_GROUPS * ROWS, PER_OUT = GATED ? 2 : 1;
     __shared__ float parts[2][TILE][WARPS * N + 1];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int part = warp & (shares.split - 1), shift = __ffs(shares.split) - 1;
@@ -151,18 +156,20 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     }
 }
 
-/* Among how many warps a row of `in` values is best divided where a block has `rows` of them: so
- * that a warp has the fewest loads. */
-static int best_split(int64_t rows, int64_t in)
+/* Among how many warps a row of `in` values is best divided where a block has `rows` of them, of
+ * which a thread loads `at_once`: so that a warp waits for loads the fewest times, then so that it
+ * has the fewest. */
+static int best_split(int64_t rows, int64_t in, int at_once)
 {
     int best = WARPS;
-    int64_t least = INT64_MAX;
+    int64_t best_waits = INT64_MAX, best_loads = INT64_MAX;
     for (int split = WARPS; split >= WARPS / MAX_GROUPS; split /= 2) {
-        int64_t loads = ceil_div(rows, WARPS / split) * ceil_div(in, split * STEP);
-        if (loads < least) {
-            least = loads;
-            best = split;
-        }
+        const int64_t steps = ceil_div(in, split * STEP), mine = ceil_div(rows, WARPS / split);
+        const int64_t waits = steps * ceil_div(mine, at_once), loads = steps * mine;
+        if (waits > best_waits || (waits == best_waits && loads >= best_loads)) continue;
+        best = split;
+        best_waits = waits;
+        best_loads = loads;
     }
     return best;
 }
@@ -171,11 +178,12 @@ template <typename W, typename X, int N, bool GATED>
 static enum phx_status run_rows(struct phx_stream *stream, const struct gemv_args &a)
 {
     const int64_t n_units = stream->device->info.n_units, n_rows = a.n_out * (GATED ? 2 : 1);
+    const int at_once = rows_at_once<W, N>();
     /* one block where it has all that it reads under way at once */
-    const int64_t at_once = n_units * THREADS * (16 / (int64_t)sizeof(W) / N) * 8;
-    const int64_t blocks = n_units * (n_rows * a.in <= at_once ? 1 : BLOCKS_PER_SM);
+    const bool is_small = n_rows * a.in <= n_units * THREADS * at_once * 8;
+    const int64_t blocks = n_units * (is_small ? 1 : BLOCKS_PER_SM);
     const struct gemv_shares shares = {(int)(a.n_out / blocks), (int)(a.n_out % blocks),
-                                       best_split(ceil_div(n_rows, blocks), a.in)};
+                                       best_split(ceil_div(n_rows, blocks), a.in, at_once)};
     return launch(stream, "gemv", {(unsigned)blocks, THREADS}, gemv<W, X, N, GATED>, a, shares);
 }
 
