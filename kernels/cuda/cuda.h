@@ -69,7 +69,7 @@ enum phx_status phx_cuda_dummy(struct phx_stream *stream, enum phx_dtype dtype, 
                                const struct phx_dummy *dummy, int64_t global_row,
                                int64_t global_col);
 
-/* ---- products: linear.c decides, matmul.c is cuBLASLt, gemv*.cu and gemm.cu are kernels ---- */
+/* ---- products: linear.c decides, matmul.c is cuBLASLt, gemv.cu and gemm.cu are kernels ---- */
 /// out[n][o] = soft_cap(scale * (sum_i x[n][i] weight[o][i] + bias[o])), as in struct phx_linear;
 /// every row of x and weight begins at a multiple of 16 bytes, `in` is a multiple of
 /// PHX_CUDA_ALIGN_VALUES.

@@ -1,4 +1,4 @@
-/* Products for one or two rows of x: bound by reading the weight, once.
+/* Products for a few rows of x: bound by reading the weight, once.
  *
  * A block takes consecutive outputs, as many as every other block to within one. Its warps share
  * each row of the weight: a warp has the same columns of all rows, so its part of x stays in
@@ -6,21 +6,19 @@
  * there, before the kernels that compute x have ended: nothing on a stream writes a weight then
  * (weight.c).
  *
- * Registers are the room for loads under way, and the two blocks of a multiprocessor take all of
- * them. So the grid is what the GPU holds at a time, and no block finds its place taken, or two
+ * Registers are the room for loads under way, and a multiprocessor has them for BLOCKS blocks and
+ * no more. So the grid is what the GPU holds at a time, and no block finds its place taken, or two
  * where one was meant, whatever else ran when it came. */
 #include <limits.h>
+#include <type_traits>
 
-#include "kernels/cuda/block.cuh"
-#include "kernels/cuda/gemv.cuh"
+#include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/gemv_ways.cuh"
 
 enum {
     WARPS = 16,
     THREADS = WARPS * 32,
-    BLOCKS_PER_SM = 2,
-    STEP = 32 * 8,  /* values of a row that a warp reads at once */
-    MAX_GROUPS = 8, /* rows that a block reads at once, but for those that a thread has under way */
-    PACE = 2        /* loads of a thread under way while the predecessor runs */
+    PACE = 2 /* loads of a thread under way while the predecessor runs */
 };
 
 /* How the outputs are dealt to blocks, and a block's rows to its warps. */
@@ -29,35 +27,15 @@ struct gemv_shares {
     int split;       /* warps that share a row, a power of 2; the others have other rows */
 };
 
-/* How many rows a thread loads before it uses them, with N rows of x: what registers hold. */
-template <typename W, int N> __host__ __device__ constexpr int rows_at_once()
+/* Output `out` of row i from its sum and, where GATED, the sum that it gates. */
+template <bool GATED>
+__device__ inline void finish(const struct gemv_args &a, int64_t out, int i, float sum, float gated)
 {
-    return 16 / (int)sizeof(W) / N;
-}
-
-/* Goes on when `x` has arrived: no load passes a fence that may come. */
-template <typename T> __device__ inline void arrive(const eight<T> &x)
-{
-    if (x.words[0].x == 0x9e3779b9u) __threadfence_block();
-}
-
-/* Sums over a warp of M values, a power of 2: lane l has that of value l / (32 / M). */
-template <int OFFSET = 16, int M> __device__ inline float warp_sums(const float (&v)[M], int lane)
-{
-    if constexpr (M > 1) {
-        const bool upper = lane & OFFSET;
-        float half[M / 2];
-#pragma unroll
-        for (int i = 0; i < M / 2; i++) {
-            const float given = upper ? v[i] : v[i + M / 2];
-            half[i] = (upper ? v[i + M / 2] : v[i]) + __shfl_xor_sync(~0u, given, OFFSET);
-        }
-        return warp_sums<OFFSET / 2>(half, lane);
-    }
-    float sum = v[0];
-#pragma unroll
-    for (int offset = OFFSET; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-    return sum;
+    if (a.bias != NULL) sum += a.bias[out];
+    if (GATED && a.bias != NULL) gated += a.bias[a.n_out + out];
+    const float value =
+        GATED ? activate(a.activation, sum) * gated : scaled_and_capped(sum, a.scale, a.soft_cap);
+    store_any(a.out_dtype, a.out, i * a.out_stride + out, value);
 }
 
 /* Rows of the weight that belong to a block; where GATED, a gate and what it gates in turn. */
@@ -75,32 +53,19 @@ template <typename W, bool GATED> struct rows_view {
     }
 };
 
-/* acc[r * N + i] = w[r] . x[i] */
-template <typename W, typename X, int N, int ROWS>
-__device__ inline void multiply(const eight<W> (&w)[ROWS], const eight<X> (&x)[N],
-                                float (&acc)[ROWS * N])
+/* Goes on when `x` has arrived: no load passes a fence that may come. */
+template <typename T> __device__ inline void arrive(const eight<T> &x)
 {
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        float other[8];
-        widen(x[i], other);
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            float wide[8];
-            widen(w[r], wide);
-            acc[r * N + i] = 0;
-#pragma unroll
-            for (int v = 0; v < 8; v++) acc[r * N + i] = fmaf(wide[v], other[v], acc[r * N + i]);
-        }
-    }
+    if (x.words[0].x == 0x9e3779b9u) __threadfence_block();
 }
 
-/* Computes TILE rows at a time; `parts` alternates so that they meet once for each. */
-template <typename W, typename X, int N, bool GATED>
-__global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
+/* Computes TILE rows at a time; `parts` alternates so that the block meets once for each. */
+template <typename Way, bool GATED>
+__global__ void __launch_bounds__(THREADS, Way::BLOCKS)
     gemv(struct gemv_args a, struct gemv_shares shares)
 {
-    constexpr int ROWS = rows_at_once<W, N>(), TILE = MAX_GROUPS * ROWS, PER_OUT = GATED ? 2 : 1;
+    using W = typename Way::weight;
+    constexpr int N = Way::N, TILE = Way::GROUPS * Way::ROWS, PER_OUT = GATED ? 2 : 1;
     __shared__ float parts[2][TILE][WARPS * N + 1];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int part = warp & (shares.split - 1), shift = __ffs(shares.split) - 1;
@@ -109,37 +74,33 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     const int64_t begin = (int64_t)block * shares.least + min(block, shares.more);
     const rows_view<W, GATED> rows = {(const W *)a.weight + begin * a.in, a.n_out * a.in, a.in,
                                       n_outs * PER_OUT};
-    const int step = shares.split * STEP, first = part * STEP + lane * 8;
-    eight<W> w[ROWS];
+    const int step = shares.split * GEMV_STEP, first = part * GEMV_STEP;
+    Way way;
+    eight<W> w[Way::LOADS];
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        w[r] = rows.load(r * groups + group, first);
-        if (r % PACE == PACE - 1) arrive(w[r]);
+    for (int l = 0; l < Way::LOADS; l++) {
+        w[l] = rows.load(way.row(l, lane) * groups + group, first + way.column(l, lane));
+        if (l % PACE == PACE - 1) arrive(w[l]);
     }
     wait_for_predecessor();
 
-    eight<X> x[N];
     bool is_loaded = true;
     for (int tile = 0, turn = 0; tile < rows.count; tile += TILE, turn ^= 1) {
         const int tile_end = min(tile + TILE, rows.count);
         for (int from = 0; from < a.in; from += step) {
             const int k = from + first;
-            for (int row = tile; row < tile_end; row += ROWS * groups) {
+            for (int row = tile; row < tile_end; row += Way::ROWS * groups) {
                 if (!is_loaded)
 #pragma unroll
-                    for (int r = 0; r < ROWS; r++) w[r] = rows.load(row + r * groups + group, k);
+                    for (int l = 0; l < Way::LOADS; l++)
+                        w[l] = rows.load(row + way.row(l, lane) * groups + group,
+                                         k + way.column(l, lane));
                 is_loaded = false;
-                if (row == tile && (tile == 0 || step < a.in)) /* else it is there */
-#pragma unroll
-                    for (int i = 0; i < N; i++)
-                        x[i] = i < a.n && k < a.in ? load_eight((const X *)a.x + i * a.x_stride + k)
-                                                   : eight<X>{};
-                float acc[ROWS * N];
-                multiply<W, X, N, ROWS>(w, x, acc);
-                const float sum = warp_sums(acc, lane);
-                const int index = lane / (32 / (ROWS * N)), r = index / N, i = index % N;
-                float *to = &parts[turn][row - tile + r * groups + group][part * N + i];
-                if (lane % (32 / (ROWS * N)) == 0) *to = from == 0 ? sum : *to + sum;
+                if (row == tile && (tile == 0 || step < a.in)) way.load(a, k, lane);
+                way.multiply(w, lane, [&](int r, int i, float sum) {
+                    float *to = &parts[turn][row - tile + r * groups + group][part * N + i];
+                    *to = from == 0 ? sum : *to + sum;
+                });
             }
         }
         __syncthreads();
@@ -156,16 +117,16 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     }
 }
 
-/* Among how many warps a row of `in` values is best divided where a block has `rows` of them, of
- * which a thread loads `at_once`: so that a warp waits for loads the fewest times, then so that it
- * has the fewest. */
-static int best_split(int64_t rows, int64_t in, int at_once)
+/* Among how many warps a row of `in` values is best divided where a block has `rows` of them: so
+ * that a warp waits for loads the fewest times, then so that it has the fewest. */
+template <typename Way> static int best_split(int64_t rows, int64_t in)
 {
     int best = WARPS;
     int64_t best_waits = INT64_MAX, best_loads = INT64_MAX;
-    for (int split = WARPS; split >= WARPS / MAX_GROUPS; split /= 2) {
-        const int64_t steps = ceil_div(in, split * STEP), mine = ceil_div(rows, WARPS / split);
-        const int64_t waits = steps * ceil_div(mine, at_once), loads = steps * mine;
+    for (int split = WARPS; split >= WARPS / Way::GROUPS; split /= 2) {
+        const int64_t steps = ceil_div(in, split * GEMV_STEP);
+        const int64_t mine = ceil_div(rows, WARPS / split);
+        const int64_t waits = steps * ceil_div(mine, Way::ROWS), loads = steps * mine;
         if (waits > best_waits || (waits == best_waits && loads >= best_loads)) continue;
         best = split;
         best_waits = waits;
@@ -174,17 +135,16 @@ static int best_split(int64_t rows, int64_t in, int at_once)
     return best;
 }
 
-template <typename W, typename X, int N, bool GATED>
-static enum phx_status run_rows(struct phx_stream *stream, const struct gemv_args &a)
+template <typename Way, bool GATED>
+static enum phx_status run_way(struct phx_stream *stream, const struct gemv_args &a)
 {
     const int64_t n_units = stream->device->info.n_units, n_rows = a.n_out * (GATED ? 2 : 1);
-    const int at_once = rows_at_once<W, N>();
     /* one block where it has all that it reads under way at once */
-    const bool is_small = n_rows * a.in <= n_units * THREADS * at_once * 8;
-    const int64_t blocks = n_units * (is_small ? 1 : BLOCKS_PER_SM);
+    const bool is_small = n_rows * a.in <= n_units * THREADS * Way::LOADS * 8;
+    const int64_t blocks = n_units * (is_small ? 1 : Way::BLOCKS);
     const struct gemv_shares shares = {(int)(a.n_out / blocks), (int)(a.n_out % blocks),
-                                       best_split(ceil_div(n_rows, blocks), a.in, at_once)};
-    return launch(stream, "gemv", {(unsigned)blocks, THREADS}, gemv<W, X, N, GATED>, a, shares);
+                                       best_split<Way>(ceil_div(n_rows, blocks), a.in)};
+    return launch(stream, "gemv", {(unsigned)blocks, THREADS}, gemv<Way, GATED>, a, shares);
 }
 
 template <bool GATED>
@@ -206,13 +166,17 @@ static enum phx_status run(struct phx_stream *stream, const struct phx_cuda_prod
     a.soft_cap = p->soft_cap;
     a.n = (int)p->n;
     a.in = (int)p->in;
-    if (a.n > 2) return phx_cuda_gemv_few(stream, p->weight_dtype, p->x_dtype, GATED, a);
     return with_type(p->weight_dtype, [&](auto w) {
         return with_type(p->x_dtype, [&](auto x) {
             using W = decltype(w);
             using X = decltype(x);
-            if (a.n == 1) return run_rows<W, X, 1, GATED>(stream, a);
-            return run_rows<W, X, 2, GATED>(stream, a);
+            if (a.n == 1) return run_way<by_thread<W, X, 1>, GATED>(stream, a);
+            if (a.n == 2) return run_way<by_thread<W, X, 2>, GATED>(stream, a);
+            if constexpr (std::is_same_v<W, X> && sizeof(W) == 2)
+                return run_way<by_tile<W>, GATED>(stream, a);
+            else
+                return a.n <= 4 ? run_way<by_thread<W, X, 4>, GATED>(stream, a)
+                                : run_way<by_thread<W, X, 8>, GATED>(stream, a);
         });
     });
 }
