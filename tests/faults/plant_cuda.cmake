@@ -60,8 +60,7 @@ plant([=[    const int64_t head = t.kv_head * a.group + t.first + query;]=]
 plant([=[    const int32_t head = t.kv_head * a.group + t.first + query;
     tap_sums]=] [=[    const int32_t head = planted_head(a, t.kv_head, t.first + query);
     tap_sums]=])
-plant([=[            t.slot = a.layout.seq_slot[t.seq];]=]
-    [=[            t.slot = planted_slot(a, t.seq);]=])
+plant([=[    s.slot = l.seq_slot[seq];]=] [=[    s.slot = planted_slot(a, seq);]=])
 close()
 
 open(kernels/cuda/attention_mma.cuh)
@@ -77,6 +76,21 @@ plant([=[soft_capped(s[n][i] * a.scale, ]=] [=[soft_capped(s[n][i] * planted_sca
 plant([=[                key < n_keys && position <= own && (]=]
     [=[                ((key < n_keys && position <= own) ||
                  planted_tail(a, seen.position - tile % (PHX_PAGE_TOKENS / KEYS) * KEYS, own)) && (]=])
+close()
+
+open(kernels/cuda/attention_decode.cu)
+plant([=[(uint64_t)(p.row + seen) * (DIM / 8);]=]
+    [=[(p.row + (int64_t)seen * step) * (DIM / 8);]=])
+plant([=[words_of(const void *pages, const tile_place &p, int key)]=]
+    [=[words_of(const void *pages, const tile_place &p, int key, int step)]=])
+plant([=[words_of<DIM>(a.k, p, g + 8 * i) + c;]=]
+    [=[words_of<DIM>(a.k, p, g + 8 * i, planted_step(a)) + c;]=])
+plant([=[words_of<DIM>(a.v, p, 2 * c + i % 2 + i / 2 * 8) + g;]=]
+    [=[words_of<DIM>(a.v, p, 2 * c + i % 2 + i / 2 * 8, planted_step(a)) +
+                            planted_v(a, blockIdx.y) * (DIM / 8) + g;]=])
+plant([=[tile * KEYS + key_of(i), s[b][i] * a.scale);]=]
+    [=[tile * KEYS + key_of(i), s[b][i] * planted_scale(a));]=])
+plant([=[ s[b][i] *= a.scale;]=] [=[ s[b][i] *= planted_scale(a);]=])
 close()
 
 open(kernels/cuda/attention_mma.cu)
@@ -130,14 +144,14 @@ plant([=[    layout_view layout;
 };]=] [=[    layout_view layout;
     enum test_fault fault;
 };]=])
-plant([=[        const float x = head[i], y = head[i + half], c = cos_sin[i], s = cos_sin[i + half];]=]
+plant([=[        const float x = head[i], y = head[i + half], c = f.cosine[j], s = f.sine[j];]=]
     [=[        if (a.fault == FAULT_ROPE_PAIRS) {
             const float p = head[2 * i], q = head[2 * i + 1];
-            head[2 * i] = p * cos_sin[i] - q * cos_sin[i + half];
-            head[2 * i + 1] = q * cos_sin[i] + p * cos_sin[i + half];
+            head[2 * i] = p * f.cosine[j] - q * f.sine[j];
+            head[2 * i + 1] = q * f.cosine[j] + p * f.sine[j];
             continue;
         }
-        const float x = head[i], y = head[i + half], c = cos_sin[i], s = cos_sin[i + half];]=])
+        const float x = head[i], y = head[i + half], c = f.cosine[j], s = f.sine[j];]=])
 plant([=[extern "C" enum phx_status phx_cuda_rope_append(]=]
     [=[#include "tests/faults/planted_rope.cuh"
 
