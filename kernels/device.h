@@ -67,6 +67,7 @@ struct phx_limits {
     int32_t max_heads;    ///< Hq
     int32_t max_kv_heads; ///< Hk
     int32_t max_head_dim; ///< D
+    bool quantised;       ///< products take weights of quantised types too
 };
 
 /// True if this build and this machine can make devices of `kind`; otherwise `reason` (a static

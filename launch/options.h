@@ -87,6 +87,7 @@ struct phx_options {
     /* model */
     const char *model; ///< folder or GGUF file; NULL: the embedded one
     int load_format;   ///< enum phx_load_format
+    int load_mode;     ///< enum phx_load_mode
     int compute;       ///< enum phx_compute
     int kv_cache;      ///< enum phx_kv_choice
     int32_t context;   ///< tokens; 0: what the model allows

@@ -114,6 +114,11 @@ const struct phx_option_row phx_option_rows[] = {
      .choices = {"auto", "safetensors", "dummy"},
      .verbs = G | P | N | A | C | B, .group = PHX_GROUP_MODEL, .value = "FORMAT",
      .help = "where weights come from; dummy: made up, needs only config.json"},
+    {.names = {"--load-mode"}, .kind = PHX_VALUE_CHOICE, FIELD(load_mode), .fallback = "auto",
+     .choices = {"auto", "mmap", "read", "direct"},
+     .verbs = G | P | A | C, .group = PHX_GROUP_MODEL, .value = "MODE",
+     .help = "how files are read: mapped, in large pieces, or in large pieces past the page cache; "
+             "auto: mmap, but read from a network's file system"},
     {.names = {"--dtype"}, .kind = PHX_VALUE_CHOICE, FIELD(compute), .fallback = "auto",
      .choices = {"auto", "float32", "bfloat16"},
      .verbs = G | P | N | A | C | B, .group = PHX_GROUP_MODEL, .value = "TYPE",

@@ -171,7 +171,8 @@ static enum phx_status load_weights(struct phx_run *run)
         return phx_weights_dummy(run->config, run->plan, run->stream, &run->weights, &run->load);
     struct phx_progress bar;
     phx_progress_start(&bar, run->settings.progress && run->world->rank == 0);
-    struct phx_load_options options = {.progress = phx_progress_update, .progress_user = &bar};
+    struct phx_load_options options = {
+        .mode = run->settings.load_mode, .progress = phx_progress_update, .progress_user = &bar};
     enum phx_status status = phx_weights_load(run->config, run->plan, run->checkpoint, run->stream,
                                               &options, &run->weights, &run->load);
     phx_progress_end(&bar);
@@ -219,6 +220,18 @@ static enum phx_status make_engine(struct phx_run *run, const struct phx_run_nee
                              &run->engine);
 }
 
+/* What was read against an even part of the files. */
+static void log_load(const struct phx_load_report *load, int size)
+{
+    double even = load->file_bytes > 0 ? (double)load->fetch_bytes * size / (double)load->file_bytes
+                                       : 0; /* no files */
+    phx_log(PHX_LOG_INFO,
+            "weights: %.1f MB in the files; this rank's are %.1f MB, for which it read %.1f MB, "
+            "%.2f of an even part; %.1f MB kept, %.2f s",
+            (double)load->file_bytes / 1e6, (double)load->read_bytes / 1e6,
+            (double)load->fetch_bytes / 1e6, even, (double)load->device_bytes / 1e6, load->seconds);
+}
+
 enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *needs)
 {
     struct phx_world *world = run->world;
@@ -243,9 +256,7 @@ enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *n
     if (world->size > 1) phx_log(PHX_LOG_INFO, "sums over ranks: %s", sums);
     phx_log(PHX_LOG_INFO, "steps of up to %d texts and %d tokens", limits.max_seqs,
             limits.max_rows);
-    phx_log(PHX_LOG_INFO, "weights: %.1f MB in the files, %.1f MB read, %.1f MB kept, %.2f s",
-            (double)run->load.file_bytes / 1e6, (double)run->load.read_bytes / 1e6,
-            (double)run->load.device_bytes / 1e6, run->load.seconds);
+    log_load(&run->load, world->size);
     return PHX_OK;
 }
 

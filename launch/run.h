@@ -23,7 +23,8 @@ struct phx_run_settings {
     const char *model;    ///< folder; NULL: the embedded model
     bool dummy;           ///< made-up weights; only config.json is needed
     bool expert_parallel; ///< ranks own whole experts
-    int32_t context;      ///< what texts are to fit in, for models that choose by it; 0: all
+    enum phx_load_mode load_mode;
+    int32_t context; ///< what texts are to fit in, for models that choose by it; 0: all
     enum phx_device_kind device;
     enum phx_dtype compute; ///< as in phx_device_options
     bool weights_type;      ///< on a GPU: the type that the model's config names, not `compute`

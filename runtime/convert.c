@@ -330,11 +330,12 @@ static enum phx_status write_plain(const struct phx_checkpoint *checkpoint, cons
     return status;
 }
 
-static enum phx_status write_texts(const struct phx_gguf *gguf, const char *folder)
+static enum phx_status write_texts(const struct phx_gguf *gguf, const char *folder,
+                                   enum phx_dtype matrices)
 {
     char *config = NULL;
     struct phx_gguf_string tokenizer = {NULL, 0};
-    PHX_TRY(phx_gguf_config_text(gguf, &config));
+    PHX_TRY(phx_gguf_config_text(gguf, matrices, &config));
     enum phx_status status = write_text(folder, "config.json", config, strlen(config));
     free(config);
     PHX_TRY(status);
@@ -361,7 +362,7 @@ enum phx_status phx_convert_from_gguf(const char *file, const char *folder,
     PHX_TRY_GOTO(check(config, checkpoint), done);
     PHX_TRY_GOTO(phx_gguf_family(gguf, &family), done);
     PHX_TRY_GOTO(write_plain(checkpoint, folder, options->matrices, family->norm_offset), done);
-    status = write_texts(gguf, folder);
+    status = write_texts(gguf, folder, options->matrices);
 done:
     phx_checkpoint_destroy(checkpoint);
     phx_config_destroy(config);

@@ -208,18 +208,28 @@ static enum phx_status refuse_keys(const struct phx_gguf_maker *m)
     return PHX_OK;
 }
 
-/* The key may be missing: the embedding has a row for each token. */
-static void find_vocab(const struct phx_gguf_maker *m)
+/* What holds without the key; a config.json's families have defaults of their own. The embedding
+ * has a row for each token. */
+static void set_defaults(const struct phx_gguf_maker *m)
 {
     const struct phx_file_tensor *embedding = phx_gguf_tensor(m->gguf, "token_embd.weight");
-    if (json_object_get(m->json, "vocab_size") || !embedding || embedding->n_dims != 2) return;
-    phx_gguf_set(m, "vocab_size", json_integer(embedding->shape[0]));
+    if (!json_object_get(m->json, "vocab_size") && embedding && embedding->n_dims == 2)
+        phx_gguf_set(m, "vocab_size", json_integer(embedding->shape[0]));
+    if (!json_object_get(m->json, "num_key_value_heads"))
+        phx_gguf_set(m, "num_key_value_heads",
+                     json_integer(phx_gguf_number(m, "num_attention_heads")));
+    if (!json_object_get(m->json, "rope_theta")) phx_gguf_set(m, "rope_theta", json_real(1e4));
 }
 
 /* ---- switches ---- */
 
+static const char *type_name(enum phx_dtype dtype)
+{
+    return dtype == PHX_F32 ? "float32" : dtype == PHX_F16 ? "float16" : "bfloat16";
+}
+
 /* bf16 has the range of all that a quantised file may need on the way. */
-static const char *compute_type(const struct phx_gguf_maker *m)
+static enum phx_dtype compute_type(const struct phx_gguf_maker *m)
 {
     bool floats = true, f16 = true;
     for (size_t i = 0; i < phx_gguf_tensor_count(m->gguf); i++) {
@@ -228,7 +238,7 @@ static const char *compute_type(const struct phx_gguf_maker *m)
         floats = floats && t->dtype == PHX_F32;
         f16 = f16 && t->dtype == PHX_F16;
     }
-    return floats ? "float32" : f16 ? "float16" : "bfloat16";
+    return floats ? PHX_F32 : f16 ? PHX_F16 : PHX_BF16;
 }
 
 static void set_biases(const struct phx_gguf_maker *m)
@@ -246,7 +256,7 @@ static enum phx_status set_switches(const struct phx_gguf_maker *m)
     const char *type = m->family->model_type;
     bool windows = phx_gguf_number(m, "sliding_window") > 0;
     bool experts = phx_gguf_number(m, "num_experts") > 0;
-    phx_gguf_set(m, "torch_dtype", json_string(compute_type(m)));
+    phx_gguf_set(m, "torch_dtype", json_string(type_name(compute_type(m))));
     phx_gguf_set(m, "tie_word_embeddings",
                  json_boolean(phx_gguf_tensor(m->gguf, "output.weight") == NULL));
     set_biases(m);
@@ -302,7 +312,7 @@ static enum phx_status make_json(const struct phx_gguf_maker *m)
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         PHX_TRY(copy_number(m, &numbers[i]));
     PHX_TRY(refuse_keys(m));
-    find_vocab(m);
+    set_defaults(m);
     PHX_TRY(set_switches(m));
     PHX_TRY(phx_gguf_set_layers(m));
     PHX_TRY(set_tokens(m));
@@ -311,12 +321,15 @@ static enum phx_status make_json(const struct phx_gguf_maker *m)
     return PHX_OK;
 }
 
-enum phx_status phx_gguf_config_text(const struct phx_gguf *gguf, char **out)
+enum phx_status phx_gguf_config_text(const struct phx_gguf *gguf, enum phx_dtype matrices,
+                                     char **out)
 {
     struct phx_gguf_maker m = {.gguf = gguf, .json = json_object()};
     enum phx_status status;
     PHX_TRY_GOTO(phx_gguf_family(gguf, &m.family), done);
     PHX_TRY_GOTO(make_json(&m), done);
+    if (matrices != PHX_DTYPE_COUNT)
+        phx_gguf_set(&m, "torch_dtype", json_string(type_name(matrices)));
     *out = json_dumps(m.json, JSON_INDENT(2));
     if (!*out)
         status =
@@ -329,7 +342,7 @@ done:
 enum phx_status phx_gguf_config(const struct phx_gguf *gguf, struct phx_config **out)
 {
     char *text = NULL;
-    PHX_TRY(phx_gguf_config_text(gguf, &text));
+    PHX_TRY(phx_gguf_config_text(gguf, PHX_DTYPE_COUNT, &text));
     enum phx_status status =
         phx_config_parse(phx_gguf_path(gguf), text, strlen(text), NULL, 0, out);
     free(text);

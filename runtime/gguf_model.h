@@ -32,9 +32,11 @@ enum phx_status phx_gguf_family_of(const struct phx_config *config,
 
 /// The hyper-parameters, parsed and checked as a config.json is (config.h); norms get no offset.
 enum phx_status phx_gguf_config(const struct phx_gguf *gguf, struct phx_config **out);
-/// The same as the text of a config.json, to be freed. rope_freqs become longrope with the same
-/// factors for all lengths. Its norms are without the family's offset.
-enum phx_status phx_gguf_config_text(const struct phx_gguf *gguf, char **out);
+/// The same as the text of a config.json, to be freed, of a model whose matrices are in a float
+/// type; PHX_DTYPE_COUNT: what fits the file's. rope_freqs become longrope with the same factors
+/// for all lengths. Its norms are without the family's offset.
+enum phx_status phx_gguf_config_text(const struct phx_gguf *gguf, enum phx_dtype matrices,
+                                     char **out);
 
 /// The keys of `config`, for a file of its own. PHX_UNSUPPORTED names what a GGUF cannot say;
 /// `folder` is where the model comes from.

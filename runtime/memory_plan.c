@@ -8,6 +8,7 @@
 #include "runtime/batch.h"
 #include "runtime/forward.h"
 #include "runtime/loader.h"
+#include "runtime/weight_walk.h"
 
 static int64_t max64(int64_t a, int64_t b)
 {
@@ -25,8 +26,20 @@ static int64_t local(const struct phx_shard_plan *plan, int32_t layer, enum phx_
         phx_shard_plan_interval(plan, phx_shard_plan_rank(plan), layer, dim));
 }
 
+static bool has_quantised(const struct phx_checkpoint *checkpoint)
+{
+    for (size_t i = 0; checkpoint && i < phx_checkpoint_count(checkpoint); i++) {
+        const struct phx_file_tensor *tensor = phx_checkpoint_at(checkpoint, i);
+        if (phx_file_tensor_is_weight(tensor) &&
+            !phx_dtype_traits((enum phx_dtype)tensor->dtype)->is_float)
+            return true;
+    }
+    return false;
+}
+
 static struct phx_limits stream_limits(const struct phx_config *config,
                                        const struct phx_shard_plan *plan,
+                                       const struct phx_checkpoint *checkpoint,
                                        const struct phx_scheduler_limits *limits)
 {
     struct phx_limits l = {.max_rows = limits->max_rows,
@@ -34,7 +47,8 @@ static struct phx_limits stream_limits(const struct phx_config *config,
                            .max_length = limits->max_length,
                            .max_in = config->hidden,
                            .max_out = config->hidden,
-                           .max_vocab = config->vocab};
+                           .max_vocab = config->vocab,
+                           .quantised = has_quantised(checkpoint)};
     for (int32_t i = 0; i < config->n_layers; i++) {
         const struct phx_layer_shape *shape = &config->layers[i].shape;
         int64_t q = local(plan, i, PHX_DIM_Q), kv = local(plan, i, PHX_DIM_KV);
@@ -82,7 +96,7 @@ void phx_memory_plan_make(const struct phx_config *config, const struct phx_shar
     const struct phx_device *device = share->device;
     memset(out, 0, sizeof *out);
     int64_t vocab = local(plan, 0, PHX_DIM_VOCAB);
-    out->stream_limits = stream_limits(config, plan, limits);
+    out->stream_limits = stream_limits(config, plan, checkpoint, limits);
     out->weights_bytes =
         phx_weights_device_bytes(config, plan, checkpoint, device, out->kind_bytes);
     for (int32_t l = 0; l < config->n_layers; l++)

@@ -35,7 +35,7 @@ struct phx_cuda_stream {
     struct phx_cuda_plans *plans;
     struct phx_buffer *memory; ///< the parts, in this order
     struct phx_cuda_scratch sizes;
-    char *workspace, *packed, *wide, *partial, *tickets, *best;
+    char *workspace, *packed, *wide, *expanded, *partial, *tickets, *best;
 };
 
 static inline struct phx_cuda_device *phx_cuda_device(const struct phx_stream *stream)
@@ -69,16 +69,24 @@ enum phx_status phx_cuda_dummy(struct phx_stream *stream, enum phx_dtype dtype, 
                                const struct phx_dummy *dummy, int64_t global_row,
                                int64_t global_col);
 
+/// A quantised weight, plane by plane. (blocks.h)
+struct phx_cuda_planes {
+    char *quants, *tops, *scales, *supers;
+    struct phx_cuda_block_pitches pitches;
+    int64_t cols; ///< phx_cuda_stored_cols()
+};
+
 /* ---- products: linear.c decides, matmul.c is cuBLASLt, gemv.cu and gemm.cu are kernels ---- */
 /// out[n][o] = soft_cap(scale * (sum_i x[n][i] weight[o][i] + bias[o])), as in struct phx_linear;
 /// every row of x and weight begins at a multiple of 16 bytes, `in` is a multiple of
-/// PHX_CUDA_ALIGN_VALUES.
+/// PHX_CUDA_ALIGN_VALUES. A weight of a quantised type is in `planes`, and only blocks.h takes it.
 struct phx_cuda_product {
     enum phx_dtype x_dtype, weight_dtype, out_dtype;
     const void *x;      ///< [n, in], x_stride
     const void *weight; ///< [n_out, in], stride `in`
-    const float *bias;  ///< [n_out] or NULL
-    void *out;          ///< [n, n_out], out_stride
+    struct phx_cuda_planes planes;
+    const float *bias; ///< [n_out] or NULL
+    void *out;         ///< [n, n_out], out_stride
     int64_t n, in, n_out;
     int64_t x_stride, out_stride;
     float scale, soft_cap; ///< 0: none
@@ -94,8 +102,13 @@ enum phx_status phx_cuda_gemv_gated(struct phx_stream *stream,
                                     enum phx_activation activation);
 /// Any types and sizes.
 enum phx_status phx_cuda_gemm(struct phx_stream *stream, const struct phx_cuda_product *product);
-/// Without bias, scale and cap. Sets *done to false, with nothing launched, where cuBLASLt has
-/// nothing to offer.
+/// Without bias and cap: cuBLASLt then scales as well and leaves nothing to do.
+static inline bool phx_cuda_is_finished(const struct phx_cuda_product *p)
+{
+    return p->bias == NULL && p->soft_cap == 0;
+}
+/// Without bias and cap, nor the scale where there are any. Sets *done to false, with nothing
+/// launched, where cuBLASLt has nothing to offer.
 enum phx_status phx_cuda_matmul(struct phx_stream *stream, const struct phx_cuda_product *product,
                                 bool *done);
 enum phx_status phx_cuda_plans_create(struct phx_cuda_plans **out);
@@ -104,9 +117,10 @@ void phx_cuda_plans_destroy(struct phx_cuda_plans *plans);
 /// Bias, scale and soft cap of a product, in place.
 enum phx_status phx_cuda_finish_product(struct phx_stream *stream,
                                         const struct phx_cuda_product *product);
-/// to[n][i] = from[n][i] for i < in, then zeros up to phx_cuda_pitch(in), which is its stride.
+/// to[n][lead + i] = from[n][i] for i < in; zeros before and after, up to its stride `pitch`.
 enum phx_status phx_cuda_pack(struct phx_stream *stream, enum phx_dtype dtype, const void *from,
-                              int64_t stride, void *to, int64_t n, int64_t in);
+                              int64_t stride, void *to, int64_t n, int64_t in, int64_t lead,
+                              int64_t pitch);
 /// out[n][f] = activation(x[n][f] + bias[f]) * (x[n][F + f] + bias[F + f]); x has no gaps.
 enum phx_status phx_cuda_gate(struct phx_stream *stream, enum phx_dtype dtype, const void *x,
                               const float *bias, enum phx_activation activation, void *out,

@@ -135,7 +135,8 @@ static enum phx_status open_stream(struct phx_cuda_stream *stream)
     stream->workspace = stream->memory->address;
     stream->packed = stream->workspace + stream->sizes.workspace_bytes;
     stream->wide = stream->packed + stream->sizes.packed_bytes;
-    stream->partial = stream->wide + stream->sizes.wide_bytes;
+    stream->expanded = stream->wide + stream->sizes.wide_bytes;
+    stream->partial = stream->expanded + stream->sizes.expanded_bytes;
     stream->tickets = stream->partial + stream->sizes.partial_bytes;
     stream->best = stream->tickets + stream->sizes.tickets_bytes;
     PHX_CUDA_TRY(cudaMemsetAsync,

@@ -16,13 +16,14 @@ struct phx_cuda_experts {
     enum phx_dtype act, weight_dtype; ///< act: of x, parts, add and out
     const void *x;                    ///< [n_pairs / per_row, in], x_stride
     const void *weight;               ///< [n_local n_out (gated: 2 n_out), in], stride `pitch`
+    struct phx_cuda_planes planes;    ///< in its place where it is quantised: only for blocks.h
     void *out;                        ///< [n_pairs, n_out], out_stride
     const int32_t *ids;               ///< [n_pairs]
     const float *weights;             ///< [n_pairs]
     int32_t *starts, *pairs;          ///< the notes: [n_local + 1], [n_pairs]
     int32_t first, n_local, k, per_row;
-    int64_t n_pairs, in, pitch, n_out, x_stride, out_stride;
-    bool straight; ///< rows of x lie at multiples of 16 bytes, `in` is `pitch`
+    int64_t n_pairs, in, lead, pitch, n_out, x_stride, out_stride;
+    bool straight; ///< rows of x lie at multiples of 16 bytes and are `pitch` wide, lead is 0
     enum phx_activation activation;
 };
 

@@ -71,63 +71,111 @@ extern "C" enum phx_status phx_cuda_gemm(struct phx_stream *stream,
 
 /* ---- around products: blocks of a row's columns, rows in the grid's other direction ---- */
 
-template <typename T> __global__ void finish_product(struct phx_cuda_product p)
+/* V values of a row, 1 or 8; eight lie at a multiple of 16 bytes. */
+template <typename T> __device__ inline void load_values(const T *from, float (&to)[1])
 {
-    const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    to[0] = to_f32(*from);
+}
+
+template <typename T> __device__ inline void load_values(const T *from, float (&to)[8])
+{
+    widen(load_eight(from), to);
+}
+
+template <typename T> __device__ inline void store_values(T *to, const float (&from)[1])
+{
+    *to = from_f32<T>(from[0]);
+}
+
+template <typename T> __device__ inline void store_values(T *to, const float (&from)[8])
+{
+    eight<T> x;
+#pragma unroll
+    for (int i = 0; i < 8; i++) ((T *)x.words)[i] = from_f32<T>(from[i]);
+#pragma unroll
+    for (int i = 0; i < (int)sizeof(T) / 2; i++) ((uint4 *)to)[i] = x.words[i];
+}
+
+static bool in_eights(const void *x, int64_t stride, int64_t cols)
+{
+    return (uintptr_t)x % 16 == 0 && stride % 8 == 0 && cols % 8 == 0;
+}
+
+template <typename T, int V> __global__ void finish_product(struct phx_cuda_product p)
+{
+    const int64_t c = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * V;
+    float bias[V], x[V];
     wait_for_predecessor();
     if (c >= p.n_out) return;
-    const float bias = p.bias != NULL ? p.bias[c] : 0;
+#pragma unroll
+    for (int v = 0; v < V; v++) bias[v] = p.bias != NULL ? p.bias[c + v] : 0;
     for (int64_t r = blockIdx.y; r < p.n; r += gridDim.y) {
-        T *x = (T *)p.out + r * p.out_stride + c;
-        *x = from_f32<T>(scaled_and_capped(to_f32(*x) + bias, p.scale, p.soft_cap));
+        T *at = (T *)p.out + r * p.out_stride + c;
+        load_values(at, x);
+#pragma unroll
+        for (int v = 0; v < V; v++) x[v] = scaled_and_capped(x[v] + bias[v], p.scale, p.soft_cap);
+        store_values(at, x);
     }
 }
 
 extern "C" enum phx_status phx_cuda_finish_product(struct phx_stream *stream,
                                                    const struct phx_cuda_product *product)
 {
-    return with_type(product->out_dtype, [&](auto type) {
-        return launch(stream, "finish_product",
-                      {grid_of(product->n, product->n_out, THREADS), THREADS},
-                      finish_product<decltype(type)>, *product);
+    const struct phx_cuda_product &p = *product;
+    return with_type(p.out_dtype, [&](auto type) {
+        using T = decltype(type);
+        if (in_eights(p.out, p.out_stride, p.n_out))
+            return launch(stream, "finish_product", {grid_of(p.n, p.n_out / 8, THREADS), THREADS},
+                          finish_product<T, 8>, p);
+        return launch(stream, "finish_product", {grid_of(p.n, p.n_out, THREADS), THREADS},
+                      finish_product<T, 1>, p);
     });
 }
 
 template <typename T>
-__global__ void pack(const T *from, int64_t stride, T *to, int64_t n, int64_t in, int64_t pitch)
+__global__ void pack(const T *from, int64_t stride, T *to, int64_t n, int64_t in, int64_t lead,
+                     int64_t pitch)
 {
     const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const bool inside = c >= lead && c < lead + in;
     wait_for_predecessor();
     if (c >= pitch) return;
     for (int64_t r = blockIdx.y; r < n; r += gridDim.y)
-        to[r * pitch + c] = c < in ? from[r * stride + c] : from_f32<T>(0);
+        to[r * pitch + c] = inside ? from[r * stride + c - lead] : from_f32<T>(0);
 }
 
 extern "C" enum phx_status phx_cuda_pack(struct phx_stream *stream, enum phx_dtype dtype,
                                          const void *from, int64_t stride, void *to, int64_t n,
-                                         int64_t in)
+                                         int64_t in, int64_t lead, int64_t pitch)
 {
-    const int64_t pitch = phx_cuda_pitch(in);
     return with_type(dtype, [&](auto type) {
         using T = decltype(type);
         return launch(stream, "pack", {grid_of(n, pitch, THREADS), THREADS}, pack<T>,
-                      (const T *)from, stride, (T *)to, n, in, pitch);
+                      (const T *)from, stride, (T *)to, n, in, lead, pitch);
     });
 }
 
-template <typename T>
+template <typename T, int V>
 __global__ void gate(const T *x, const float *bias, enum phx_activation activation, T *out,
                      int64_t out_stride, int64_t n, int64_t n_gated)
 {
-    const int64_t f = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const int64_t f = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * V;
+    float gate_bias[V], up_bias[V], z[V], up[V];
     wait_for_predecessor();
     if (f >= n_gated) return;
-    const float gate_bias = bias != NULL ? bias[f] : 0;
-    const float up_bias = bias != NULL ? bias[n_gated + f] : 0;
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        gate_bias[v] = bias != NULL ? bias[f + v] : 0;
+        up_bias[v] = bias != NULL ? bias[n_gated + f + v] : 0;
+    }
     for (int64_t r = blockIdx.y; r < n; r += gridDim.y) {
-        const T *row = x + r * 2 * n_gated;
-        float z = activate(activation, to_f32(row[f]) + gate_bias);
-        out[r * out_stride + f] = from_f32<T>(z * (to_f32(row[n_gated + f]) + up_bias));
+        const T *row = x + r * 2 * n_gated + f;
+        load_values(row, z);
+        load_values(row + n_gated, up);
+#pragma unroll
+        for (int v = 0; v < V; v++)
+            z[v] = activate(activation, z[v] + gate_bias[v]) * (up[v] + up_bias[v]);
+        store_values(out + r * out_stride + f, z);
     }
 }
 
@@ -138,7 +186,10 @@ extern "C" enum phx_status phx_cuda_gate(struct phx_stream *stream, enum phx_dty
 {
     return with_type(dtype, [&](auto type) {
         using T = decltype(type);
-        return launch(stream, "gate", {grid_of(n, n_gated, THREADS), THREADS}, gate<T>,
-                      (const T *)x, bias, activation, (T *)out, out_stride, n, n_gated);
+        const bool eights = in_eights(x, 0, n_gated) && in_eights(out, out_stride, n_gated);
+        const int64_t threads = eights ? n_gated / 8 : n_gated;
+        return launch(stream, "gate", {grid_of(n, threads, THREADS), THREADS},
+                      eights ? gate<T, 8> : gate<T, 1>, (const T *)x, bias, activation, (T *)out,
+                      out_stride, n, n_gated);
     });
 }

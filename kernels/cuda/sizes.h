@@ -18,6 +18,19 @@ static inline int64_t phx_cuda_pitch(int64_t cols)
     return (cols + PHX_CUDA_ALIGN_VALUES - 1) / PHX_CUDA_ALIGN_VALUES * PHX_CUDA_ALIGN_VALUES;
 }
 
+/// A quantised weight lies in planes, one behind the other, row by row in each: whole numbers, what
+/// they have atop of four bits, scales, Q6_K's scales of scales (blocks.cuh). As many bytes as in
+/// files, but that rows are filled up with zeros to whole parts.
+enum { PHX_CUDA_PART = 128 };
+/// Bytes of a row in each plane.
+struct phx_cuda_block_pitches {
+    uint32_t quants, tops, scales, supers;
+};
+struct phx_cuda_block_pitches phx_cuda_block_pitches(const struct phx_weight_shape *shape);
+
+/// Columns of a row as it lies, of any type: its lead, its own, zeros.
+int64_t phx_cuda_stored_cols(const struct phx_weight_shape *shape);
+
 /// Attention keeps the sums of a head in registers.
 enum { PHX_CUDA_MAX_HEAD_DIM = 256 };
 
@@ -27,12 +40,20 @@ struct phx_cuda_scratch {
     size_t workspace_bytes; ///< cuBLASLt's; also for weights under way
     size_t packed_bytes;    ///< inputs of products that lie askew
     size_t wide_bytes;      ///< gate and up before they meet
+    size_t expanded_bytes;  ///< values of some rows of a quantised weight
     size_t partial_bytes;   ///< shares of an attention that is divided over blocks
     size_t tickets_bytes;   ///< how many shares of what is divided so are complete
     size_t best_bytes;      ///< the best candidates of slices of the vocabulary
 };
 struct phx_cuda_scratch phx_cuda_scratch_sizes(const struct phx_device *device,
                                                const struct phx_limits *limits);
+
+/// Floats of a query's share of an attention that is divided over blocks: its head, in whole
+/// groups of four, and two numbers at the beginning of one more.
+static inline int64_t phx_cuda_share_pitch(int32_t head_dim)
+{
+    return (head_dim + 3) / 4 * 4 + 4;
+}
 
 /// Among how many blocks attention divides each KV head's keys, so that all of them fill the GPU.
 int32_t phx_cuda_attention_workers(const struct phx_device *device, int32_t n_kv_heads);

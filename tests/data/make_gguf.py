@@ -113,8 +113,8 @@ def add_family(w, architecture, config):
         w.add_attention_scale(config["query_pre_attn_scalar"] ** -0.5)
 
 
-def write(path, architecture, config, tensors, type_of):
-    w = gguf.GGUFWriter(str(path), architecture)
+def write(path, architecture, config, tensors, type_of, part_tensors=0):
+    w = gguf.GGUFWriter(str(path), architecture, split_max_tensors=part_tensors)
     rope = config["rope_parameters"]
     w.add_block_count(config["num_hidden_layers"])
     w.add_context_length(config["max_position_embeddings"])
@@ -237,6 +237,8 @@ def main():
     for model, architecture in models.items():
         config, tensors = read_model(DATA / "hf" / model)
         write(out / f"{model}.gguf", architecture, config, tensors, lambda name: T.BF16)
+        if architecture == "phi3":
+            write(out / "phi3-parts.gguf", architecture, config, tensors, lambda name: T.BF16, 9)
     write_mixed(out)
 
 

@@ -280,6 +280,61 @@ static void test_weights(void **state)
     check_weight(PHX_BF16, PHX_F32, 3000, 4099); /* more than the workspace takes at once */
 }
 
+/* What a weight of this shape holds once blocks have been written to all its rows but the last. */
+static float *read_blocks(enum phx_device_kind kind, struct phx_weight_shape shape,
+                          enum phx_dtype from_dtype, const void *from, size_t from_pitch)
+{
+    struct rig rig = open_rig(kind, PHX_BF16);
+    struct phx_weight *weight;
+    assert_ok(phx_weight_create(rig.device, &shape, &weight));
+    assert_ok(
+        phx_weight_write(rig.stream, weight, 0, shape.rows - 1, from_dtype, from, from_pitch));
+    float *values = read_weight(rig, weight);
+    phx_weight_destroy(weight);
+    close_rig(rig);
+    return values;
+}
+
+/* Blocks of any bits, but for infinities, as they are and as values of plain types. */
+static void check_blocks(enum phx_dtype from_dtype, int64_t lead, int64_t rows, int64_t cols)
+{
+    const struct phx_dtype_traits *traits = phx_dtype_traits(from_dtype);
+    struct phx_weight_shape shape = {.dtype = from_dtype, .rows = rows, .cols = cols, .lead = lead};
+    const bool is_cut = phx_weight_stored_cols(&shape) != cols;
+    const size_t row_bytes = phx_dtype_bytes(from_dtype, phx_weight_stored_cols(&shape));
+    const size_t pitch = row_bytes + 6, first = from_dtype == PHX_Q6_K ? 208 : 0;
+    unsigned char *from = alloc(pitch * (size_t)rows + 1);
+    fill(from, pitch * (size_t)rows);
+    for (int64_t r = 0; r < rows; r++)
+        for (size_t b = 0; b < row_bytes; b += (size_t)traits->block_bytes) {
+            unsigned char *numbers = from + 1 + (size_t)r * pitch + b + first;
+            numbers[1] &= 0xbf; /* an exponent's first bit */
+            if (first == 0) numbers[3] &= 0xbf;
+        }
+    for (int i = 0; i < (is_cut ? 1 : 4); i++) {
+        if (i > 0) shape.dtype = float_types[i - 1];
+        float *expected = read_blocks(PHX_DEVICE_CPU, shape, from_dtype, from + 1, pitch);
+        float *got = read_blocks(PHX_DEVICE_CUDA, shape, from_dtype, from + 1, pitch);
+        for (int64_t v = 0; v < rows * cols; v++) assert_true(got[v] == expected[v]);
+        free(expected);
+        free(got);
+    }
+    free(from);
+}
+
+static void test_blocks(void **state)
+{
+    (void)state;
+    for (int type = PHX_Q8_0; type < PHX_DTYPE_COUNT; type++) {
+        int block = phx_dtype_traits((enum phx_dtype)type)->block_elements;
+        check_blocks((enum phx_dtype)type, 0, 9, block);
+        check_blocks((enum phx_dtype)type, 0, 33, 11 * block);
+        check_blocks((enum phx_dtype)type, block / 2, 7, 2 * block + 24);
+        check_blocks((enum phx_dtype)type, 3, 7, 3 * block - 8);
+    }
+    check_blocks(PHX_Q4_K, 0, 3000, 8192); /* more values than the workspace takes at once */
+}
+
 /* ---- graphs ---- */
 
 static struct phx_tensor take(struct phx_buffer *buffer, size_t *used, enum phx_dtype dtype,
@@ -443,10 +498,15 @@ static void test_recorded_copies(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_unopened),        cmocka_unit_test(test_device),
-        cmocka_unit_test(test_on_paper),        cmocka_unit_test(test_copies),
-        cmocka_unit_test(test_buffers),         cmocka_unit_test(test_weights),
-        cmocka_unit_test(test_graphs),          cmocka_unit_test(test_graphs_of_unseen_shapes),
+        cmocka_unit_test(test_unopened),
+        cmocka_unit_test(test_device),
+        cmocka_unit_test(test_on_paper),
+        cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_buffers),
+        cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_graphs),
+        cmocka_unit_test(test_graphs_of_unseen_shapes),
         cmocka_unit_test(test_recorded_copies),
     };
     const char *reason = NULL;

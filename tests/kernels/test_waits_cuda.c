@@ -47,6 +47,8 @@ static const struct shape {
     {"a prompt", PHX_F16, PHX_F16, 256, 176, 8, 2, 128, 3, 40},
     {"a prompt in f32, askew", PHX_F32, PHX_F32, 252, 171, 5, 1, 24, 12, 20},
     {"weights of another type", PHX_BF16, PHX_F32, 256, 168, 3, 3, 80, 2, 9},
+    {"a few rows, quantised weights", PHX_BF16, PHX_Q5_0, 256, 168, 6, 2, 64, 4, 0},
+    {"a prompt, quantised weights", PHX_F16, PHX_Q5_0, 256, 171, 5, 1, 80, 3, 40},
 };
 
 /* Everything that ops read and write lies in one buffer, as `image` before the first step. */
@@ -132,13 +134,32 @@ static void clear(struct chain *c, struct phx_tensor t)
 
 /* ---- what a step reads ---- */
 
+/* Blocks of a d and any bits. */
+static void write_blocks(struct chain *c, struct phx_weight *weight)
+{
+    const struct phx_weight_shape shape = phx_weight_shape(weight);
+    const size_t block = (size_t)phx_dtype_traits(shape.dtype)->block_bytes;
+    const size_t pitch = phx_dtype_bytes(shape.dtype, phx_weight_stored_cols(&shape));
+    const uint16_t d = phx_f16_from_f32(0.01f);
+    unsigned char *blocks = malloc((size_t)shape.rows * pitch);
+    assert_non_null(blocks);
+    for (size_t i = 0; i < (size_t)shape.rows * pitch; i++)
+        blocks[i] = (unsigned char)phx_mix64(++counter);
+    for (size_t i = 0; i < (size_t)shape.rows * pitch; i += block) memcpy(blocks + i, &d, sizeof d);
+    assert_ok(phx_weight_write(c->stream, weight, 0, shape.rows, shape.dtype, blocks, pitch));
+    free(blocks);
+}
+
 static struct phx_weight *make_weight(struct chain *c, int64_t rows, int64_t cols)
 {
     const struct phx_weight_shape shape = {.dtype = c->shape->weight, .rows = rows, .cols = cols};
     const struct phx_dummy dummy = {phx_mix64(++counter), 0, 0.1f};
     struct phx_weight *weight;
     assert_ok(phx_weight_create(c->device, &shape, &weight));
-    assert_ok(phx_weight_write_dummy(c->stream, weight, 0, rows, &dummy, 0, 0));
+    if (phx_dtype_traits(shape.dtype)->is_float)
+        assert_ok(phx_weight_write_dummy(c->stream, weight, 0, rows, &dummy, 0, 0));
+    else
+        write_blocks(c, weight);
     return weight;
 }
 
@@ -320,7 +341,8 @@ static struct chain *open_chain(struct phx_device *device, const struct shape *s
                                       .max_vocab = VOCAB,
                                       .max_heads = 8,
                                       .max_kv_heads = 3,
-                                      .max_head_dim = 128};
+                                      .max_head_dim = 128,
+                                      .quantised = true};
     struct chain *c = calloc(1, sizeof *c);
     void *pinned;
     assert_non_null(c);

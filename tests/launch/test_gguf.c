@@ -1,5 +1,9 @@
 /* GGUF files as models: what another program quantised gives, at every number of ranks, the logits
- * of its values in safetensors; and conversions there and back. */
+ * of its values in safetensors; and conversions there and back.
+ *
+ *   test_gguf            on the CPU
+ *   test_gguf cuda TYPE  on the GPUs, shared by up to four ranks, computing in f32, bf16 or f16;
+ *                        exit status 77 without any */
 #include "tests/support/check.h"
 
 #include <math.h>
@@ -13,9 +17,17 @@
 #include "kernels/base/check.h"
 #include "runtime/convert.h"
 #include "runtime/gguf.h"
+#include "tests/support/gpus.h"
 #include "tests/support/job.h"
 
 enum { N_PROMPT = 20 };
+
+/* Where models run, and how far apart they may be: of the logits' range. */
+static struct mode {
+    enum phx_device_kind device;
+    enum phx_dtype compute;
+    double tolerance;
+} mode = {PHX_DEVICE_CPU, PHX_F32, 1e-4};
 
 struct result {
     int64_t vocab;
@@ -59,8 +71,9 @@ static struct result run(const char *model, int size, int32_t max_rows, bool exp
     struct test_job job = {
         .settings = {.model = model,
                      .expert_parallel = expert_parallel,
-                     .device = PHX_DEVICE_CPU,
-                     .compute = PHX_F32,
+                     .load_mode = (enum phx_load_mode)(max_rows % PHX_LOAD_MODE_DIRECT),
+                     .device = mode.device,
+                     .compute = mode.compute,
                      .n_threads = 1},
         .needs = {.max_seqs = 1, .max_rows = max_rows, .all_logits = true, .max_length = 30},
         .lead = lead,
@@ -80,7 +93,8 @@ static void expect_same(const struct result *a, const struct result *b, const ch
     }
     assert_true(high > low);
     for (int64_t i = 0; i < N_PROMPT * a->vocab; i++)
-        if (!(fabsf(a->logits[i] - b->logits[i]) <= 1e-4f * (high - low)))
+        if (!(fabs((double)a->logits[i] - (double)b->logits[i]) <=
+              mode.tolerance * (double)(high - low)))
             fail_msg("%s, %d ranks: logit %lld is %g, expected %g", what, size, (long long)i,
                      (double)a->logits[i], (double)b->logits[i]);
 }
@@ -228,6 +242,7 @@ static const struct converted {
 static void conversions_keep_bits_and_logits(void **state)
 {
     const struct converted *m = *state;
+    if (m->experts && mode.compute != PHX_F32) skip(); /* rounding may choose other experts */
     char source[64], folder[64], back[80], file[80];
     temporary(source);
     temporary(folder);
@@ -255,16 +270,163 @@ static void conversions_keep_bits_and_logits(void **state)
     clear(source);
 }
 
-int main(void)
+/* ---- parts ---- */
+
+static void expect_refused(const char *path, const char *says, const char *also)
 {
-    enum { N_MODELS = sizeof models / sizeof *models };
-    struct CMUnitTest tests[2 + N_MODELS] = {
+    struct phx_gguf *gguf = NULL;
+    assert_true(phx_gguf_open(path, &gguf) != PHX_OK);
+    if (!strstr(phx_fail_sentence(), says) || !strstr(phx_fail_sentence(), also))
+        fail_msg("%s: the sentence is: %s", path, phx_fail_sentence());
+    phx_fail_clear();
+}
+
+static void parts_must_be_there_under_their_names(void **state)
+{
+    (void)state;
+    static const char first[] = PHX_TEST_DATA "/gguf/phi3-parts-00001-of-00002.gguf";
+    static const char second[] = PHX_TEST_DATA "/gguf/phi3-parts-00002-of-00002.gguf";
+    char folder[64], command[1024], path[128];
+    temporary(folder);
+    expect_refused(second, "is file 2 of 2", "give the first");
+    snprintf(command, sizeof command, "ln -s %s %s/model.gguf && ln -s %s %s/a-00001-of-00002.gguf",
+             first, folder, first, folder);
+    assert_int_equal(system(command), 0);
+    snprintf(path, sizeof path, "%s/model.gguf", folder);
+    expect_refused(path, "model.gguf", "-00001-of-00002.gguf");
+    snprintf(path, sizeof path, "%s/a-00001-of-00002.gguf", folder);
+    expect_refused(path, "cannot open", "a-00002-of-00002.gguf");
+    snprintf(command, sizeof command, "ln -s %s %s/a-00002-of-00002.gguf", first, folder);
+    assert_int_equal(system(command), 0);
+    expect_refused(path, "a-00002-of-00002.gguf says that it is file 1 of 2", "needs file 2 of 2");
+    clear(folder);
+}
+
+/* ---- types ---- */
+
+static enum phx_dtype dtype_of(const struct phx_file_tensor *t)
+{
+    return (enum phx_dtype)t->dtype;
+}
+
+/* The tensors of `name` in `dtype`, with values that no other type holds. */
+static void write_in(enum phx_dtype dtype, const char *name, const char *folder)
+{
+    struct phx_checkpoint *model = NULL;
+    char path[600];
+    snprintf(path, sizeof path, PHX_TEST_DATA "/hf/%s", name);
+    assert_ok(phx_checkpoint_open(path, &model));
+    size_t n = phx_checkpoint_count(model);
+    struct phx_tensor_to_write *tensors = calloc(n, sizeof *tensors);
+    for (size_t i = 0; i < n; i++) {
+        const struct phx_file_tensor *t = phx_checkpoint_at(model, i);
+        int64_t count = t->shape[0] * (t->n_dims == 2 ? t->shape[1] : 1);
+        float *values = calloc((size_t)count, sizeof *values);
+        char *data = malloc(phx_dtype_bytes(dtype, count));
+        phx_values_widen(dtype_of(t), t->data, count, values);
+        for (int64_t k = 0; k < count; k++) values[k] *= 1 + (float)(k % 9973) / 65536;
+        phx_values_narrow(dtype, values, count, data);
+        free(values);
+        tensors[i] = (struct phx_tensor_to_write){.name = t->name,
+                                                  .dtype = dtype,
+                                                  .n_dims = t->n_dims,
+                                                  .shape = {t->shape[0], t->shape[1]},
+                                                  .data = data};
+    }
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    assert_ok(phx_safetensors_write(path, tensors, n));
+    for (size_t i = 0; i < n; i++) free((void *)tensors[i].data);
+    free(tensors);
+    phx_checkpoint_destroy(model);
+    snprintf(path, sizeof path, "cp " PHX_TEST_DATA "/hf/%s/config.json %s", name, folder);
+    assert_int_equal(system(path), 0);
+}
+
+/* Back from a GGUF whose matrices are `type`: the source's values rounded to it, and of a quantised
+ * one to bf16 then; rows that are no whole blocks are f16. */
+static void expect_rounded(const struct phx_file_tensor *from, const struct phx_file_tensor *back,
+                           enum phx_dtype type)
+{
+    int64_t cols = from->shape[1];
+    enum phx_dtype kept = cols % phx_dtype_traits(type)->block_elements == 0 ? type : PHX_F16;
+    enum phx_dtype last = phx_dtype_traits(kept)->is_float ? kept : PHX_BF16;
+    float *row = calloc((size_t)cols, sizeof *row);
+    char *blocks = malloc(phx_dtype_bytes(kept, cols)), *wanted = malloc((size_t)cols * 4);
+    assert_int_equal(back->dtype, last);
+    for (int64_t r = 0; r < from->shape[0]; r++) {
+        size_t pitch = phx_dtype_bytes(last, cols);
+        phx_values_widen(dtype_of(from),
+                         (const char *)from->data +
+                             (size_t)r * phx_dtype_bytes(dtype_of(from), cols),
+                         cols, row);
+        phx_values_narrow(kept, row, cols, blocks);
+        phx_values_widen(kept, blocks, cols, row);
+        phx_values_narrow(last, row, cols, wanted);
+        assert_memory_equal((const char *)back->data + (size_t)r * pitch, wanted, pitch);
+    }
+    free(row);
+    free(blocks);
+    free(wanted);
+}
+
+static void check_types(const char *source, enum phx_dtype type)
+{
+    char file[80], folder[64];
+    struct phx_checkpoint *a = NULL, *b = NULL;
+    const struct phx_convert_options to = {.matrices = type}, same = {.matrices = PHX_DTYPE_COUNT};
+    temporary(folder);
+    snprintf(file, sizeof file, "%s/model.gguf", folder);
+    assert_ok(phx_convert_to_gguf(source, file, &to));
+    assert_ok(phx_convert_from_gguf(file, folder, &same));
+    assert_ok(phx_checkpoint_open(source, &a));
+    assert_ok(phx_checkpoint_open(folder, &b));
+    for (size_t i = 0; i < phx_checkpoint_count(a); i++) {
+        const struct phx_file_tensor *t = phx_checkpoint_at(a, i);
+        const struct phx_file_tensor *back = phx_checkpoint_find(b, t->name);
+        assert_non_null(back);
+        if (t->n_dims == 2) expect_rounded(t, back, type);
+    }
+    phx_checkpoint_destroy(a);
+    phx_checkpoint_destroy(b);
+    clear(folder);
+}
+
+static void types_are_rounded_once(void **state)
+{
+    (void)state;
+    static const enum phx_dtype from[] = {PHX_F32, PHX_F16, PHX_BF16};
+    static const enum phx_dtype to[] = {PHX_F32, PHX_F16, PHX_BF16, PHX_Q8_0, PHX_Q4_0};
+    for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
+        char source[64];
+        temporary(source);
+        write_in(from[i], "llama-mha-6q6kv", source);
+        for (size_t k = 0; k < sizeof to / sizeof *to; k++) check_types(source, to[k]);
+        clear(source);
+    }
+}
+
+static int run_all(void)
+{
+    enum { N_OTHERS = 4, N_MODELS = sizeof models / sizeof *models };
+    struct CMUnitTest tests[N_OTHERS + N_MODELS] = {
         cmocka_unit_test(values_are_as_another_program_reads_them),
         cmocka_unit_test(quantised_models_are_their_values),
+        cmocka_unit_test(types_are_rounded_once),
+        cmocka_unit_test(parts_must_be_there_under_their_names),
     };
     for (int i = 0; i < N_MODELS; i++)
-        tests[2 + i] = (struct CMUnitTest){.name = models[i].name,
-                                           .test_func = conversions_keep_bits_and_logits,
-                                           .initial_state = (void *)&models[i]};
+        tests[N_OTHERS + i] = (struct CMUnitTest){.name = models[i].name,
+                                                  .test_func = conversions_keep_bits_and_logits,
+                                                  .initial_state = (void *)&models[i]};
     return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    enum phx_dtype type;
+    if (argc < 3 || strcmp(argv[1], "cuda") != 0) return run_all();
+    if (test_count_gpus() == 0) return TEST_SKIPPED;
+    if (!test_compute_type(argv[2], &type)) return 2;
+    mode = (struct mode){PHX_DEVICE_CUDA, type, type == PHX_F32 ? 1e-3 : 2e-2};
+    return run_all();
 }

@@ -48,6 +48,7 @@ static void run_case(struct phx_device *device, const struct op_table *table, si
         .max_heads = 71,
         .max_kv_heads = 8,
         .max_head_dim = 256,
+        .quantised = true,
     };
     op_run_open(&run, device, &limits, 0x5eed + index, result);
     run.recorded = recorded;

@@ -108,6 +108,11 @@ static const struct experts_case {
     {130, 64, 257, 7, 3, 2, 1, PHX_BF16, ANY, true, 8, false},
     {300, 71, 90, 3, 1, 0, 3, PHX_BF16, FEW, false, 3, false},
     {512, 48, 64, 8, 2, 0, 8, PHX_F16, SAME, true, 0, false},
+    {2, 256, 48, 6, 2, 1, 3, PHX_Q4_K, ANY, true, 5, false},
+    {8, 96, 40, 5, 3, 0, 5, PHX_Q8_0, ANY, false, 0, false},
+    {17, 160, 65, 8, 2, 0, 8, PHX_Q5_1, FEW, true, 5, false},
+    {40, 512, 100, 4, 2, 0, 4, PHX_Q6_K, SAME, false, 0, false},
+    {20, 1024, 1000, 3, 2, 0, 3, PHX_Q4_0, ANY, false, 0, false}, /* more than scratch at once */
     {1, 2048, 768, 128, 8, 0, 128, PHX_BF16, ANY, false, 0, true},
     {8, 2048, 768, 128, 8, 0, 128, PHX_BF16, ANY, false, 0, true},
     {512, 2048, 768, 128, 8, 0, 128, PHX_BF16, ANY, false, 0, true},
@@ -138,13 +143,14 @@ static void experts_describe(const struct experts_case *c, int64_t rows, bool do
                              const struct phx_device_info *info, struct op_case *out)
 {
     static const char *const choices[] = {"", ", all the same", ", few"};
+    const struct phx_dtype_traits *traits = phx_dtype_traits(c->dtype);
     const double pairs = (double)c->n * c->k * c->n_local / c->n_experts;
     const double read = pairs < c->n_local ? pairs : c->n_local; /* experts */
     snprintf(out->name, sizeof out->name, "%d x %d -> %d, %d of %d (%d), %s%s%s", c->n, c->in,
              c->out, c->k, c->n_experts, c->n_local, phx_dtype_traits(c->dtype)->name,
              choices[c->choice], down && c->add ? ", add" : "");
     out->tolerance = op_tolerance(info->activation);
-    out->bytes = read * (double)phx_dtype_bytes(c->dtype, rows * c->in) +
+    out->bytes = read * (double)(rows * c->in) * traits->block_bytes / traits->block_elements +
                  (double)phx_dtype_bytes(info->activation, 1) * c->n * (c->in + c->k * c->out);
     out->flops = 2.0 * pairs * c->in * (double)rows;
     out->large = c->large;

@@ -14,6 +14,12 @@ static size_t act_bytes(const struct phx_device_info *info)
     return phx_dtype_bytes(info->activation, 1);
 }
 
+static double value_bytes(enum phx_dtype dtype)
+{
+    const struct phx_dtype_traits *traits = phx_dtype_traits(dtype);
+    return (double)traits->block_bytes / traits->block_elements;
+}
+
 /* ---- embed ---- */
 
 static const struct embed_case {
@@ -28,6 +34,9 @@ static const struct embed_case {
     {2, 97, 131, 40, 17, PHX_BF16, 1, 5, true, false},
     {17, 288, 300, 101, 199, PHX_F16, 1, 0, true, false},
     {130, 33, 100, 48, 26, PHX_BF16, 5.656854f, 8, true, false},
+    {2, 96, 131, 40, 17, PHX_Q8_0, 1, 5, true, false},
+    {17, 512, 300, 101, 199, PHX_Q6_K, 5.656854f, 0, true, false},
+    {40, 256, 70, 70, 0, PHX_Q4_K, 1, 3, false, false},
     {512, 2048, 32000, 16000, 16000, PHX_BF16, 1, 0, true, true},
 };
 
@@ -42,7 +51,7 @@ static void embed_describe(size_t index, const struct phx_device_info *info, str
     snprintf(out->name, sizeof out->name, "%d x %d of %d rows, %s%s", c->n, c->e, c->share,
              phx_dtype_traits(c->dtype)->name, c->newest ? ", newest tokens" : "");
     out->tolerance = info->activation == PHX_F32 ? 1e-6 : op_tolerance(info->activation);
-    out->bytes = (double)c->n * c->e * (double)(act_bytes(info) + phx_dtype_bytes(c->dtype, 1));
+    out->bytes = (double)c->n * c->e * ((double)act_bytes(info) + value_bytes(c->dtype));
     out->flops = (double)c->n * c->e;
     out->large = c->large;
 }
@@ -162,19 +171,40 @@ static const struct product_case {
     int64_t gap;
     float scale, cap; /* of linear */
     bool large;
+    int32_t lead; /* of a quantised weight */
 } product_cases[] = {
-    {1, 64, 48, PHX_F32, false, false, PHX_SILU, 0, 0, 0, false},
-    {1, 288, 97, PHX_BF16, true, false, PHX_SILU, 0, 0, 0, false},
-    {1, 33, 130, PHX_F16, false, true, PHX_GELU_TANH, 0, 0.125f, 3, false},
-    {2, 97, 33, PHX_BF16, false, false, PHX_SILU, 5, 0, 0, false},
-    {3, 128, 1, PHX_F16, true, false, PHX_GELU_TANH, 8, 0.22f, 0, false},
-    {17, 257, 65, PHX_F32, true, false, PHX_SILU, 5, 0.22f, 0, false},
-    {40, 96, 300, PHX_BF16, true, true, PHX_GELU_TANH, 0, 0, 5, false},
-    {40, 1001, 72, PHX_F16, false, false, PHX_SILU, 0, 0, 0, false},
-    {130, 333, 70, PHX_BF16, false, false, PHX_SILU, 8, 0.22f, 0, false},
-    {130, 64, 257, PHX_F32, true, false, PHX_SILU, 0, 0, 0, false},
-    {1, 2048, 8192, PHX_BF16, false, false, PHX_SILU, 0, 0, 0, true},
-    {512, 2048, 3072, PHX_BF16, false, false, PHX_SILU, 0, 0, 0, true},
+    {1, 64, 48, PHX_F32, false, false, PHX_SILU, 0, 0, 0, false, 0},
+    {1, 288, 97, PHX_BF16, true, false, PHX_SILU, 0, 0, 0, false, 0},
+    {1, 33, 130, PHX_F16, false, true, PHX_GELU_TANH, 0, 0.125f, 3, false, 0},
+    {2, 97, 33, PHX_BF16, false, false, PHX_SILU, 5, 0, 0, false, 0},
+    {3, 128, 1, PHX_F16, true, false, PHX_GELU_TANH, 8, 0.22f, 0, false, 0},
+    {17, 257, 65, PHX_F32, true, false, PHX_SILU, 5, 0.22f, 0, false, 0},
+    {40, 96, 300, PHX_BF16, true, true, PHX_GELU_TANH, 0, 0, 5, false, 0},
+    {40, 1001, 72, PHX_F16, false, false, PHX_SILU, 0, 0, 0, false, 0},
+    {130, 333, 70, PHX_BF16, false, false, PHX_SILU, 8, 0.22f, 0, false, 0},
+    {130, 64, 257, PHX_F32, true, false, PHX_SILU, 0, 0, 0, false, 0},
+    {9, 200, 136, PHX_BF16, true, false, PHX_SILU, 0, 0, 0, false, 0},
+    {16, 1000, 520, PHX_F16, false, true, PHX_GELU_TANH, 0, 0.22f, 0, false, 0},
+    {33, 1024, 200, PHX_BF16, true, false, PHX_GELU_TANH, 8, 0, 5, false, 0},
+    {64, 1000, 512, PHX_F16, true, false, PHX_SILU, 8, 0, 0, false, 0},
+    {64, 640, 504, PHX_BF16, false, true, PHX_SILU, 0, 0, 0, false, 0},
+    {1, 2048, 8192, PHX_BF16, false, false, PHX_SILU, 0, 0, 0, true, 0},
+    {512, 2048, 3072, PHX_BF16, false, false, PHX_SILU, 0, 0, 0, true, 0},
+    {1, 288, 97, PHX_Q8_0, true, false, PHX_SILU, 0, 0, 0, false, 0},
+    {2, 96, 33, PHX_Q4_0, false, false, PHX_GELU_TANH, 5, 0, 0, false, 0},
+    {8, 224, 130, PHX_Q4_1, false, true, PHX_SILU, 0, 0.125f, 3, false, 0},
+    {9, 160, 65, PHX_Q5_0, false, false, PHX_SILU, 3, 0.22f, 0, false, 0},
+    {3, 88, 48, PHX_Q5_1, true, false, PHX_SILU, 0, 0, 0, false, 16},
+    {1, 1024, 300, PHX_Q4_K, false, false, PHX_GELU_TANH, 0, 0, 0, false, 0},
+    {5, 536, 72, PHX_Q5_K, false, false, PHX_SILU, 8, 0, 0, false, 128},
+    {7, 768, 400, PHX_Q6_K, true, true, PHX_SILU, 0, 0, 5, false, 0},
+    {17, 33, 130, PHX_Q4_0, true, false, PHX_SILU, 0, 0, 0, false, 7},
+    {40, 512, 257, PHX_Q4_K, true, false, PHX_SILU, 0, 0, 0, false, 0},
+    {130, 300, 70, PHX_Q6_K, false, false, PHX_SILU, 8, 0.22f, 0, false, 60},
+    {37, 1024, 1000, PHX_Q5_0, true, false, PHX_SILU, 0, 0, 0, false, 0},
+    {33, 416, 24, PHX_Q8_0, false, true, PHX_GELU_TANH, 0, 0, 0, false, 0},
+    {1, 4096, 8192, PHX_Q4_K, false, false, PHX_SILU, 0, 0, 0, true, 0},
+    {512, 4096, 3072, PHX_Q4_K, false, false, PHX_SILU, 0, 0, 0, true, 0},
 };
 
 static enum phx_status launch_linear(struct phx_stream *stream, const void *args)
@@ -190,10 +220,12 @@ static enum phx_status launch_gate_up(struct phx_stream *stream, const void *arg
 static void product_describe(const struct product_case *c, int64_t rows, const char *what,
                              const struct phx_device_info *info, struct op_case *out)
 {
-    snprintf(out->name, sizeof out->name, "%d x %d -> %d, %s%s%s", c->n, c->in, c->out,
-             phx_dtype_traits(c->dtype)->name, c->bias ? ", bias" : "", what);
+    char cut[40] = "";
+    if (c->lead > 0) snprintf(cut, sizeof cut, ", lead %d", c->lead);
+    snprintf(out->name, sizeof out->name, "%d x %d -> %d, %s%s%s%s", c->n, c->in, c->out,
+             phx_dtype_traits(c->dtype)->name, cut, c->bias ? ", bias" : "", what);
     out->tolerance = op_tolerance(info->activation);
-    out->bytes = (double)phx_dtype_bytes(c->dtype, rows * c->in) +
+    out->bytes = value_bytes(c->dtype) * (double)(rows * c->in) +
                  (double)act_bytes(info) * c->n * ((double)c->in + c->out);
     out->flops = 2.0 * c->n * c->in * (double)rows;
     out->large = c->large;
@@ -208,12 +240,21 @@ static void linear_describe(size_t index, const struct phx_device_info *info, st
     product_describe(c, c->out, what, info, out);
 }
 
+static double *product_weight(struct op_run *run, const struct product_case *c, int64_t rows,
+                              double deviation)
+{
+    const struct phx_weight_shape shape = {
+        .dtype = c->dtype, .rows = rows, .cols = c->in, .lead = c->lead};
+    if (c->lead == 0) return op_weight(run, c->dtype, rows, c->in, deviation);
+    return op_weight_of_blocks(run, &shape, deviation);
+}
+
 static void linear_run(struct op_run *run, size_t index, double tolerance, int n_timed)
 {
     const struct product_case *c = &product_cases[index];
     const enum phx_dtype act = run->info.activation;
     struct operand *x = op_random(run, act, c->n, c->in, c->gap, 0.1, 1);
-    double *weight = op_weight(run, c->dtype, c->out, c->in, 0.5);
+    double *weight = product_weight(run, c, c->out, 0.5);
     struct operand *bias = c->bias ? op_random(run, PHX_F32, 1, c->out, 0, 0, 4) : NULL;
     struct operand *out = op_output(run, c->f32_out ? PHX_F32 : act, c->n, c->out, c->gap);
     double *expected = op_alloc((int64_t)c->n * c->out, sizeof *expected);
@@ -252,7 +293,7 @@ static void gate_up_run(struct op_run *run, size_t index, double tolerance, int 
     const struct product_case *c = &product_cases[index];
     const enum phx_dtype act = run->info.activation;
     struct operand *x = op_random(run, act, c->n, c->in, c->gap, 0, 1);
-    double *weight = op_weight(run, c->dtype, 2 * (int64_t)c->out, c->in, 0.1);
+    double *weight = product_weight(run, c, 2 * (int64_t)c->out, 0.1);
     struct operand *bias =
         c->bias ? op_random(run, PHX_F32, 1, 2 * (int64_t)c->out, 0, 0, 1) : NULL;
     struct operand *out = op_output(run, act, c->n, c->out, c->gap);

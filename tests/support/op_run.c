@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/base/blocks.h"
 #include "kernels/base/check.h"
 
 /* As an i32 the pattern is a large positive number: an index that nothing can have. */
@@ -221,6 +222,7 @@ double *op_weight(struct op_run *run, enum phx_dtype dtype, int64_t rows, int64_
                   double deviation)
 {
     struct phx_weight_shape shape = {.dtype = dtype, .rows = rows, .cols = cols};
+    if (!phx_dtype_traits(dtype)->is_float) return op_weight_of_blocks(run, &shape, deviation);
     float *values = op_alloc(rows * cols, sizeof *values);
     double *stored = op_alloc(rows * cols, sizeof *stored);
     for (int64_t i = 0; i < rows * cols; i++) values[i] = (float)(deviation * op_normal(run));
@@ -235,6 +237,58 @@ double *op_weight(struct op_run *run, enum phx_dtype dtype, int64_t rows, int64_
     check_moments(run, stored, rows * cols, 0, deviation);
     free(values);
     return stored;
+}
+
+/* A block of any bits but for its f16 numbers, which are such that its values have `deviation` and
+ * a mean near 0. */
+static void make_block(struct op_run *run, enum phx_dtype dtype, double deviation, uint8_t *block)
+{
+    const struct phx_dtype_traits *traits = phx_dtype_traits(dtype);
+    const bool has_low = dtype == PHX_Q4_1 || dtype == PHX_Q5_1;
+    const bool has_minima = dtype == PHX_Q4_K || dtype == PHX_Q5_K;
+    const int at = dtype == PHX_Q6_K ? 208 : 0, n = has_low || has_minima ? 2 : 1;
+    const float middle = dtype == PHX_Q4_1 || dtype == PHX_Q4_K ? 7.5f : 15.5f;
+    float values[PHX_MAX_BLOCK_ELEMENTS];
+    float numbers[2] = {op_below(run, 2) == 0 ? 1 : -1};
+    double squares = 0;
+    numbers[1] = numbers[0] * (has_low ? -middle : middle);
+    for (int i = 0; i < traits->block_bytes; i++) block[i] = (uint8_t)op_below(run, 256);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < n; i++) put(PHX_F16, block + at, i, (double)numbers[i]);
+        phx_values_widen(dtype, block, traits->block_elements, values);
+        for (int i = 0; pass == 0 && i < traits->block_elements; i++)
+            squares += (double)values[i] * (double)values[i] / traits->block_elements;
+        for (int i = 0; pass == 0 && i < n; i++) numbers[i] *= (float)(deviation / sqrt(squares));
+    }
+}
+
+double *op_weight_of_blocks(struct op_run *run, const struct phx_weight_shape *shape,
+                            double deviation)
+{
+    const struct phx_dtype_traits *traits = phx_dtype_traits(shape->dtype);
+    const int64_t stored = phx_weight_stored_cols(shape), rows = shape->rows, cols = shape->cols;
+    const size_t pitch = phx_dtype_bytes(shape->dtype, stored);
+    uint8_t *blocks = op_alloc(rows, pitch);
+    float *wide = op_alloc(rows * stored, sizeof *wide),
+          *back = op_alloc(rows * cols, sizeof *back);
+    double *values = op_alloc(rows * cols, sizeof *values);
+    for (size_t b = 0; b < (size_t)rows * pitch; b += (size_t)traits->block_bytes)
+        make_block(run, shape->dtype, deviation, blocks + b);
+    phx_values_widen(shape->dtype, blocks, rows * stored, wide);
+    must(phx_weight_create(run->device, shape, &run->weight));
+    must(phx_weight_write(run->stream, run->weight, 0, rows, shape->dtype, blocks, pitch));
+    must(phx_weight_read(run->stream, run->weight, 0, rows, back));
+    for (int64_t i = 0; i < rows * cols; i++) {
+        const float value = wide[i / cols * stored + shape->lead + i % cols];
+        if (back[i] != value)
+            op_fail(run, "weight[%ld, %ld] = %.9g, not %.9g", (long)(i / cols), (long)(i % cols),
+                    (double)back[i], (double)value);
+        values[i] = (double)value;
+    }
+    free(blocks);
+    free(wide);
+    free(back);
+    return values;
 }
 
 /* FNV-1a. */

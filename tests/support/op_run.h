@@ -68,6 +68,9 @@ struct operand *op_bytes(struct op_run *run, int64_t rows, int64_t bytes, const 
 /// The run's weight, random; its values as the device has them, [rows * cols], free() them.
 double *op_weight(struct op_run *run, enum phx_dtype dtype, int64_t rows, int64_t cols,
                   double deviation);
+/// The same of a shape, whose `lead` counts; of a quantised type.
+double *op_weight_of_blocks(struct op_run *run, const struct phx_weight_shape *shape,
+                            double deviation);
 
 /// The operand's content now; free() it.
 double *op_download(struct op_run *run, const struct operand *operand);
