@@ -215,6 +215,11 @@ enum phx_status phx_op_add_norm(struct phx_stream *stream, const struct phx_add_
     RUN(add_norm);
 }
 
+static enum phx_status run_linear(struct phx_stream *stream, const struct phx_linear *args)
+{
+    RUN(linear);
+}
+
 /* A weight of several types: one after another, to columns side by side. */
 static enum phx_status linear_bands(struct phx_stream *stream, const struct phx_linear *args)
 {
@@ -226,7 +231,7 @@ static enum phx_status linear_bands(struct phx_stream *stream, const struct phx_
         part.weight = band;
         part.out = phx_tensor_cols(args->out, col, rows);
         if (!absent(args->bias)) part.bias = phx_tensor_cols(args->bias, col, rows);
-        PHX_TRY(stream->device->backend->linear(stream, &part));
+        PHX_TRY(run_linear(stream, &part));
         col += rows;
     }
     return PHX_OK;
@@ -243,8 +248,7 @@ enum phx_status phx_op_linear(struct phx_stream *stream, const struct phx_linear
     PHX_ASSERT(isfinite(args->scale) && (args->soft_cap == 0 || positive(args->soft_cap)));
     PHX_ASSERT(apart(args->out, args->x) && apart(args->out, args->bias));
     if (n == 0) return PHX_OK;
-    if (args->weight->n_bands > 0) return linear_bands(stream, args);
-    RUN(linear);
+    return args->weight->n_bands > 0 ? linear_bands(stream, args) : run_linear(stream, args);
 }
 
 enum phx_status phx_op_gate_up(struct phx_stream *stream, const struct phx_gate_up *args)

@@ -98,7 +98,7 @@ on_cpu() { # TYPE
         [ -e "$file" ] || "$python" bench/peers/make_gguf.py "$model" "$file" --type "$1"
         keep phalanx 1 "$shape $1" -m "$file"
         ! has llama_cpp llama.cpp ||
-            keep "$python" bench/peers/llama_cpp.py --model "$file" --shape "$shape $1" \
+            keep "$python" bench/peers/llama.py --model "$file" --shape "$shape $1" \
                 --threads "$threads" --prompt "$prompt" --tokens "$tokens" --context "$context"
     else
         keep phalanx 1 "$shape bf16" -m "$model" --load-format dummy

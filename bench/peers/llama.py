@@ -4,7 +4,7 @@ each. Build that package with native instructions:
 
     CMAKE_ARGS=-DGGML_NATIVE=ON pip install --no-binary llama-cpp-python llama-cpp-python
 
-    llama_cpp.py --model FILE.gguf [--threads N] [--prompt 512] [--tokens 32] [--context 0]
+    llama.py --model FILE.gguf [--threads N] [--prompt 512] [--tokens 32] [--context 0]
 """
 import argparse
 import json
