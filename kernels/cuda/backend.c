@@ -1,5 +1,6 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/discover.h"
+#include "kernels/cuda/probe.h"
 
 const struct phx_backend *phx_backend_cuda(void)
 {

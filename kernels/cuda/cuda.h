@@ -171,11 +171,6 @@ enum phx_status phx_cuda_weight_write_dummy(struct phx_stream *, struct phx_weig
 enum phx_status phx_cuda_weight_read(struct phx_stream *, const struct phx_weight *, int64_t,
                                      int64_t, float *);
 
-enum phx_status phx_cuda_probe_fill(struct phx_stream *, struct phx_buffer *);
-enum phx_status phx_cuda_probe_read(struct phx_stream *, const struct phx_buffer *, size_t, size_t,
-                                    struct phx_buffer *);
-enum phx_status phx_cuda_probe_empty(struct phx_stream *, bool);
-double phx_cuda_probe_multiply(struct phx_stream *);
 enum phx_status phx_cuda_embed(struct phx_stream *, const struct phx_embed *);
 enum phx_status phx_cuda_add_norm(struct phx_stream *, const struct phx_add_norm *);
 enum phx_status phx_cuda_linear(struct phx_stream *, const struct phx_linear *);

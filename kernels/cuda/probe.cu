@@ -1,6 +1,7 @@
 /* The probes of kernels/probe.h. */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/probe.h"
 
 enum { THREADS = 512, LOADS = 8, BLOCKS_PER_SM = 4 };
 
