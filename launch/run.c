@@ -64,7 +64,8 @@ struct phx_scheduler_limits phx_run_limits(const struct phx_config *config,
 {
     struct phx_scheduler_limits l = {.max_seqs = needs->max_seqs,
                                      .max_rows = needs->max_rows,
-                                     .max_length = min32(needs->max_length, config->max_positions)};
+                                     .max_length = min32(needs->max_length, config->max_positions),
+                                     .share = needs->share_prefixes};
     /* No step has more rows than all texts together. */
     l.max_rows = min32(l.max_rows, (int64_t)l.max_seqs * l.max_length);
     if (l.max_rows < l.max_seqs) l.max_rows = l.max_seqs;

@@ -35,6 +35,8 @@ struct phx_engine {
     float *logits;                 /* [max_outputs, vocab], rank 0, if requests may want them */
     struct phx_tensor last_logits; /* f32 [1, V] local, of the last row of the newest step */
     struct phx_engine_counters counters;
+    void (*on_step)(void *user, const struct phx_step_report *report);
+    void *on_step_user;
 };
 
 static double now(void)
@@ -255,6 +257,12 @@ static void count_step(struct phx_engine *e, const struct flight *f, int32_t n_n
         const struct phx_record_seq *seq = &f->record.seqs[i];
         if (seq->position < seq->n_prompt) prompt += seq->n_rows;
     }
+    if (e->on_step != NULL)
+        e->on_step(e->on_step_user, &(struct phx_step_report){.n_seqs = f->record.head->n_seqs,
+                                                              .n_rows = f->record.head->n_rows,
+                                                              .n_prompt = (int32_t)prompt,
+                                                              .n_new = n_new,
+                                                              .seconds = seconds});
     c->generated_tokens += n_new;
     if (prompt > 0) {
         c->prompt_tokens += prompt;
@@ -359,6 +367,39 @@ void phx_engine_counters(const struct phx_engine *engine, struct phx_engine_coun
 {
     *out = engine->counters;
     out->n_replayed = phx_step_graphs_replayed(engine->graphs);
+}
+
+void phx_engine_load(const struct phx_engine *engine, struct phx_engine_load *out)
+{
+    const struct phx_scheduler *s = engine->scheduler;
+    PHX_ASSERT(s != NULL);
+    const struct phx_kv_cache *cache = phx_scheduler_cache(s);
+    *out = (struct phx_engine_load){.n_running = phx_scheduler_running(s),
+                                    .n_waiting = phx_scheduler_waiting(s),
+                                    .n_pages = phx_kv_cache_pages(cache),
+                                    .n_free_pages = phx_kv_cache_free_pages(cache),
+                                    .n_known_pages = phx_kv_cache_known_pages(cache),
+                                    .counters = *phx_scheduler_counters(s)};
+}
+
+const struct phx_scheduler_limits *phx_engine_limits(const struct phx_engine *engine)
+{
+    return &engine->options.limits;
+}
+
+int32_t phx_engine_max_tokens(const struct phx_engine *engine)
+{
+    const struct phx_scheduler_limits *l = &engine->options.limits;
+    int64_t held = (int64_t)l->n_pages * PHX_PAGE_TOKENS;
+    return held < l->max_length ? (int32_t)held : l->max_length;
+}
+
+void phx_engine_on_step(struct phx_engine *engine,
+                        void (*on_step)(void *user, const struct phx_step_report *report),
+                        void *user)
+{
+    engine->on_step = on_step;
+    engine->on_step_user = user;
 }
 
 enum phx_status phx_engine_logits_hash(struct phx_engine *engine, uint64_t *out)

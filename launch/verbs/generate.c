@@ -67,11 +67,11 @@ static enum phx_status choose_bias(const struct job *job, int32_t *ids, float *v
         ids[n] = o->logit_bias.items[i].id;
         values[n] = o->logit_bias.items[i].value;
     }
-    for (int32_t i = 0; i < job->config->n_eos; i++) {
-        if (!o->ignore_eos) {
-            out->stop_ids[out->n_stop_ids++] = job->config->eos[i];
-            continue;
-        }
+    if (!o->ignore_eos) {
+        out->stop_ids = job->config->eos;
+        out->n_stop_ids = job->config->n_eos;
+    }
+    for (int32_t i = 0; o->ignore_eos && i < job->config->n_eos; i++) {
         ids[n] = job->config->eos[i];
         values[n++] = -INFINITY;
     }

@@ -68,8 +68,9 @@ static void submit_random(struct bench *b)
                                     .want_all_logits = all,
                                     .on_output = on_output,
                                     .user = t};
+    int32_t stop_id = token_at(n_prompt + draw(b, 30));
     if (draw(b, 4) == 0) {
-        o.stop_ids[0] = token_at(n_prompt + draw(b, 30));
+        o.stop_ids = &stop_id;
         o.n_stop_ids = 1;
     }
     *t = (struct track){.next_output = all ? 1 : n_prompt, .cancel_at = -1};
