@@ -320,10 +320,10 @@ static bool is_over(const struct phx_request *r)
     return r->n_computed >= r->options.n_prompt;
 }
 
-/* What steps under way draw for it is dropped. */
+/* What steps under way draw for it is dropped; the one that is being completed forgets it too. */
 static void leave_steps(struct phx_scheduler *s, const struct phx_request *r)
 {
-    for (int i = 0; i < PHX_MAX_AHEAD && r->n_steps > 0; i++) {
+    for (int i = 0; i < PHX_MAX_AHEAD; i++) {
         struct phx_schedule *step = &s->steps[i];
         for (int32_t k = 0; k < step->n; k++)
             if (step->entries[k].request == r) step->entries[k].request = NULL;
