@@ -230,13 +230,14 @@ static enum phx_status set_value(const struct target *to, const char *text)
 static enum phx_status give(const struct target *to, const char *text)
 {
     PHX_TRY(set_value(to, text));
-    to->options->given |= UINT64_C(1) << (to->row - phx_option_rows);
+    size_t index = (size_t)(to->row - phx_option_rows);
+    to->options->given[index / 64] |= UINT64_C(1) << index % 64;
     return PHX_OK;
 }
 
 static enum phx_status set_defaults(struct phx_options *options)
 {
-    PHX_ASSERT(phx_n_option_rows <= 64); /* bits of `given` */
+    PHX_ASSERT(phx_n_option_rows <= 128); /* bits of `given` */
     for (size_t i = 0; i < phx_n_option_rows; i++) {
         const struct phx_option_row *row = &phx_option_rows[i];
         struct target to = {.options = options, .row = row, .flag = row->names[0]};
@@ -376,6 +377,10 @@ static enum phx_status check_together(const struct phx_options *o)
     }
     if (o->verb == PHX_VERB_GENERATE && o->logprobs >= 0 && !o->json)
         return phx_fail(PHX_USAGE, "--logprobs goes into the JSON: give --json too");
+    if (o->api_key && o->api_key_file)
+        return phx_fail(PHX_USAGE, "--api-key and --api-key-file: give one of them");
+    if (!o->ssl_certfile != !o->ssl_keyfile)
+        return phx_fail(PHX_USAGE, "--ssl-certfile and --ssl-keyfile: give both, or none");
     if (o->brief && o->heads)
         return phx_fail(PHX_USAGE, "--brief shows no single heads: leave out --heads or --brief");
     const char *single = o->logits_out ? "--logits-out" : o->force_ids.n ? "--force-ids" : NULL;
@@ -477,5 +482,6 @@ bool phx_options_given(const struct phx_options *options, const char *name)
 {
     const struct phx_option_row *row = phx_option_find(name, strlen(name));
     PHX_ASSERT(row);
-    return options->given >> (row - phx_option_rows) & 1;
+    size_t index = (size_t)(row - phx_option_rows);
+    return options->given[index / 64] >> index % 64 & 1;
 }

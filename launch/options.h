@@ -15,6 +15,7 @@
 
 enum phx_verb {
     PHX_VERB_GENERATE,
+    PHX_VERB_SERVE,
     PHX_VERB_PERPLEXITY,
     PHX_VERB_TOKENIZE,
     PHX_VERB_TOPOLOGY,
@@ -29,6 +30,7 @@ enum phx_verb {
 enum phx_load_format { PHX_LOAD_AUTO, PHX_LOAD_SAFETENSORS, PHX_LOAD_DUMMY };
 enum phx_compute { PHX_COMPUTE_AUTO, PHX_COMPUTE_FLOAT32, PHX_COMPUTE_BFLOAT16 };
 enum phx_kv_choice { PHX_KV_AUTO, PHX_KV_F32, PHX_KV_F16, PHX_KV_BF16 };
+enum phx_log_format { PHX_LOG_TEXT, PHX_LOG_JSON };
 enum phx_device_choice { PHX_CHOOSE_AUTO, PHX_CHOOSE_CPU, PHX_CHOOSE_CUDA };
 
 struct phx_text_list {
@@ -56,7 +58,7 @@ struct phx_bias_list {
 struct phx_options {
     enum phx_verb verb;
     enum phx_verb help_about; ///< PHX_VERB_HELP: the verb asked about, itself for the overview
-    uint64_t given;           ///< see phx_options_given()
+    uint64_t given[2];        ///< see phx_options_given()
 
     /* model */
     const char *model; ///< folder; NULL: the embedded one
@@ -107,6 +109,21 @@ struct phx_options {
     bool json, verbose;
     int32_t logprobs;       ///< most likely tokens to report at each place; -1: none at all
     const char *logits_out; ///< NULL: none; only with a single prompt
+
+    /* serve */
+    const char *host;
+    int32_t port;                           ///< 0: any that is free
+    const char *served_model_name;          ///< NULL: the folder's name
+    const char *api_key, *api_key_file;     ///< at most one; NULL: nobody is asked for one
+    const char *ssl_certfile, *ssl_keyfile; ///< both or none
+    int32_t max_connections;
+    int32_t max_body_mb, max_header_kb;
+    int32_t request_timeout;  ///< seconds
+    int32_t shutdown_timeout; ///< seconds
+    const char *pid_file;     ///< NULL: none
+    int log_format;           ///< enum phx_log_format
+    int64_t kv_cache_tokens;  ///< 0: for all texts at their longest, if they fit
+    bool no_prefix_cache;
 
     /* machine */
     int device;                    ///< enum phx_device_choice

@@ -11,6 +11,7 @@
 #define Y (1u << PHX_VERB_TOPOLOGY)
 #define N (1u << PHX_VERB_PLAN)
 #define A (1u << PHX_VERB_AUDIT)
+#define S (1u << PHX_VERB_SERVE)
 #define C (1u << PHX_VERB_COMPARE)
 #define FIELD(name) .field = offsetof(struct phx_options, name)
 
@@ -28,6 +29,16 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
          "\n"
          "Ctrl-C ends the run and keeps all that was made; under mpirun, which then kills its\n"
          "ranks, only if the step under way takes no longer than half a second.\n"},
+    [PHX_VERB_SERVE] =
+        {"serve", "an OpenAI-compatible server",
+         "  mpirun -np 2 --bind-to none phalanx serve -m MODEL --port 8080\n"
+         "  curl http://127.0.0.1:8080/v1/completions -d '{\"prompt\": \"JULIET:\"}'\n"
+         "\n"
+         "Rank 0 listens, the others follow its batches. Where a request says nothing, sampling\n"
+         "values are those of the model's generation_config.json, and plain ones for the rest.\n"
+         "SIGTERM to rank 0 (see --pid-file), SIGUSR1 to mpirun or Ctrl-C without mpirun: nothing\n"
+         "new is taken, what is under way is finished. A second one, or SIGTERM or Ctrl-C to\n"
+         "mpirun, ends it at once.\n"},
     [PHX_VERB_PERPLEXITY] =
         {"perplexity", "how well a model predicts a text",
          "  phalanx perplexity -m MODEL -f text.txt\n"
@@ -79,25 +90,25 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
 /* clang-format off */
 const struct phx_option_row phx_option_rows[] = {
     {.names = {"-m", "--model"}, .kind = PHX_VALUE_NAME, FIELD(model),
-     .verbs = G | P | T | N | A | C, .group = PHX_GROUP_MODEL, .value = "DIR",
+     .verbs = G | P | T | N | A | C | S, .group = PHX_GROUP_MODEL, .value = "DIR",
      .help = "folder of the model: config.json, tokenizer.json, *.safetensors (default: the "
              "embedded one)"},
     {.names = {"--load-format"}, .kind = PHX_VALUE_CHOICE, FIELD(load_format), .fallback = "auto",
      .choices = {"auto", "safetensors", "dummy"},
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "FORMAT",
+     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MODEL, .value = "FORMAT",
      .help = "where weights come from; dummy: made up, needs only config.json"},
     {.names = {"--dtype"}, .kind = PHX_VALUE_CHOICE, FIELD(compute), .fallback = "auto",
      .choices = {"auto", "float32", "bfloat16"},
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "TYPE",
+     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MODEL, .value = "TYPE",
      .help = "what products compute in; weights stay as stored. auto: float32 on the CPU, the "
              "weights' type on a GPU"},
     {.names = {"--kv-cache-dtype"}, .kind = PHX_VALUE_CHOICE, FIELD(kv_cache), .fallback = "auto",
      .choices = {"auto", "f32", "f16", "bf16"},
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "TYPE",
+     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MODEL, .value = "TYPE",
      .help = "type of the KV cache; auto: f32 on the CPU, that of the activations on a GPU"},
     {.names = {"-c", "--ctx-size", "--max-model-len"}, .kind = PHX_VALUE_INT, FIELD(context),
      .fallback = "0", .min = 0, .max = INT32_MAX,
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "N",
+     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MODEL, .value = "N",
      .help = "longest text in tokens, prompt and continuation; 0: what the model was made for"},
 
     {.names = {"-T", "--ranks"}, .kind = PHX_VALUE_NAME, FIELD(ranks), .fallback = "all",
@@ -228,58 +239,116 @@ const struct phx_option_row phx_option_rows[] = {
      .min = 0, .max = INT32_MAX,
      .verbs = P, .group = PHX_GROUP_LENGTH, .value = "N",
      .help = "tokens from one window's start to the next; 0: a whole window"},
+    {.names = {"--host"}, .kind = PHX_VALUE_NAME, FIELD(host), .fallback = "127.0.0.1",
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "ADDRESS",
+     .help = "address to listen at; 0.0.0.0: all of this machine's"},
+    {.names = {"--port"}, .kind = PHX_VALUE_INT, FIELD(port), .fallback = "8080",
+     .min = 0, .max = 65535,
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "N",
+     .help = "port to listen at; 0: any free one, which is then told"},
+    {.names = {"--served-model-name"}, .kind = PHX_VALUE_NAME, FIELD(served_model_name),
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "NAME",
+     .help = "what clients call the model (default: the name of its folder)"},
+    {.names = {"--api-key"}, .env = "PHX_API_KEY", .kind = PHX_VALUE_NAME, FIELD(api_key),
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "KEY",
+     .help = "answer only requests with \"Authorization: Bearer KEY\"; others of this machine can "
+             "see a command line: rather use --api-key-file"},
+    {.names = {"--api-key-file"}, .kind = PHX_VALUE_NAME, FIELD(api_key_file),
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "FILE",
+     .help = "the same, with the key in the first line of a file"},
+    {.names = {"--ssl-certfile"}, .kind = PHX_VALUE_NAME, FIELD(ssl_certfile),
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "FILE",
+     .help = "HTTPS with this certificate (PEM)"},
+    {.names = {"--ssl-keyfile"}, .kind = PHX_VALUE_NAME, FIELD(ssl_keyfile),
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "FILE",
+     .help = "its private key (PEM)"},
+    {.names = {"--max-connections"}, .kind = PHX_VALUE_INT, FIELD(max_connections),
+     .fallback = "1024", .min = 1, .max = 65535,
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "N",
+     .help = "connections at the same time; more of them wait or are closed"},
+    {.names = {"--max-body-mb"}, .kind = PHX_VALUE_INT, FIELD(max_body_mb), .fallback = "8",
+     .min = 1, .max = 1024,
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "N",
+     .help = "largest body of a request, in MiB"},
+    {.names = {"--max-header-kb"}, .kind = PHX_VALUE_INT, FIELD(max_header_kb), .fallback = "64",
+     .min = 4, .max = 1024,
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "N",
+     .help = "memory of a connection for its header and what it reads and writes, in KiB"},
+    {.names = {"--request-timeout"}, .kind = PHX_VALUE_INT, FIELD(request_timeout),
+     .fallback = "60", .min = 1, .max = 86400,
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "SECONDS",
+     .help = "a client must have sent its request, and taken a finished answer, in this time"},
+    {.names = {"--shutdown-timeout"}, .kind = PHX_VALUE_INT, FIELD(shutdown_timeout),
+     .fallback = "30", .min = 0, .max = 86400,
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "SECONDS",
+     .help = "when it is told to stop, requests under way have so long"},
+    {.names = {"--pid-file"}, .kind = PHX_VALUE_NAME, FIELD(pid_file),
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "FILE",
+     .help = "write rank 0's process id there once requests are taken"},
+    {.names = {"--log-format"}, .kind = PHX_VALUE_CHOICE, FIELD(log_format), .fallback = "text",
+     .choices = {"text", "json"},
+     .verbs = S, .group = PHX_GROUP_SERVER, .value = "FORMAT",
+     .help = "of the line that each request leaves on standard error"},
+    {.names = {"--kv-cache-tokens"}, .kind = PHX_VALUE_LONG, FIELD(kv_cache_tokens),
+     .fallback = "0", .min = 0, .max = INFINITY,
+     .verbs = S, .group = PHX_GROUP_MACHINE, .value = "N",
+     .help = "tokens that the KV cache holds; 0: --max-num-seqs texts at their longest, or as many "
+             "as fit"},
+    {.names = {"--no-prefix-cache"}, .kind = PHX_VALUE_FLAG, FIELD(no_prefix_cache),
+     .verbs = S, .group = PHX_GROUP_MACHINE,
+     .help = "texts that begin alike do not share what was computed for them"},
     {.names = {"-v", "--verbose"}, .env = "PHX_VERBOSE", .kind = PHX_VALUE_FLAG, FIELD(verbose),
-     .verbs = G | P | T | Y | N | A | C, .group = PHX_GROUP_OUTPUT,
+     .verbs = G | P | T | Y | N | A | C | S, .group = PHX_GROUP_OUTPUT,
      .help = "say more about what is done"},
 
     {.names = {"--device"}, .kind = PHX_VALUE_CHOICE, FIELD(device), .fallback = "auto",
      .choices = {"auto", "cpu", "cuda"},
-     .verbs = G | P | Y | A | C, .group = PHX_GROUP_MACHINE, .value = "KIND",
+     .verbs = G | P | Y | A | C | S, .group = PHX_GROUP_MACHINE, .value = "KIND",
      .help = "what computes; auto: the GPUs if there are any"},
     {.names = {"--share-gpu"}, .kind = PHX_VALUE_FLAG, FIELD(share_gpu),
-     .verbs = G | P | Y | A | C, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | Y | A | C | S, .group = PHX_GROUP_MACHINE,
      .help = "let ranks have the same GPU; they then add through the host, which is slow"},
     {.names = {"-t", "--threads"}, .kind = PHX_VALUE_INT, FIELD(threads), .min = 1, .max = 4096,
-     .verbs = G | P | Y | N | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | Y | N | A | C | S, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "threads of each rank on the CPU (default: the machine's cores divided among its "
              "ranks)"},
     {.names = {"-tp", "--tensor-parallel-size"}, .kind = PHX_VALUE_INT,
      FIELD(tensor_parallel_size), .min = 1, .max = INT32_MAX,
-     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | A | C | S, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "the number of ranks, which mpirun -np decides; refused if it is another"},
     {.names = {"--expert-parallel", "--enable-expert-parallel"}, .kind = PHX_VALUE_FLAG,
      FIELD(expert_parallel),
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MACHINE,
      .help = "of a mixture of experts: each rank gets whole experts, not a part of all of them"},
     {.names = {"--max-num-seqs"}, .kind = PHX_VALUE_INT, FIELD(max_seqs), .fallback = "8",
      .min = 1, .max = PHX_MAX_SEQS,
-     .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | S, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "texts (or windows) that advance in the same step; more of them wait"},
     {.names = {"--max-num-batched-tokens"}, .kind = PHX_VALUE_INT, FIELD(max_batched_tokens),
      .fallback = "512", .min = 1, .max = 1048576,
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "tokens of a step; longer prompts are read in pieces of this size"},
     {.names = {"--gpu-memory-utilization"}, .kind = PHX_VALUE_NUMBER,
      FIELD(gpu_memory_utilization), .fallback = "0.9", .min = 0, .max = 1, .above_min = true,
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE, .value = "X",
+     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MACHINE, .value = "X",
      .help = "how full a GPU may become, others' part included; the KV cache takes at most what "
              "the rest leaves; NCCL and recorded graphs need some of what stays free"},
     {.names = {"--enforce-eager"}, .kind = PHX_VALUE_FLAG, FIELD(enforce_eager),
-     .verbs = G | P, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | S, .group = PHX_GROUP_MACHINE,
      .help = "on GPUs: give each step's operations one by one instead of replaying a graph"},
     {.names = {"--watchdog-timeout"}, .kind = PHX_VALUE_INT, FIELD(watchdog_timeout),
      .fallback = "300", .min = 0, .max = 1000000,
-     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "SECONDS",
+     .verbs = G | P | A | C | S, .group = PHX_GROUP_MACHINE, .value = "SECONDS",
      .help = "with several ranks or a GPU: a step that does not move for so long ends the job and "
              "names the rank that holds it up; 0: wait for ever"},
     {.names = {"--allreduce"}, .kind = PHX_VALUE_CHOICE, FIELD(allreduce), .fallback = "auto",
      .choices = {"auto", "nccl", "symmetric", "fused"},
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE, .value = "HOW",
+     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MACHINE, .value = "HOW",
      .help = "how GPUs of one node add: ncclAllReduce, the same on symmetric memory, or one "
              "kernel for sum, residual and norm; auto: the fastest at each size"},
     {.env = "PHX_CPU_ISA", .kind = PHX_VALUE_NAME, FIELD(cpu_isa),
      .choices = {"portable", "avx2", "avx512", "avx512_bf16"},
-     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | A | C | S, .group = PHX_GROUP_MACHINE,
      .help = "use no better instructions than these: portable, avx2, avx512 or avx512_bf16"},
 };
 /* clang-format on */
