@@ -71,7 +71,7 @@ static void test_defaults(void **state)
     assert_int_equal(o->watchdog_timeout, 300);
     assert_int_equal(o->kv_cache, PHX_KV_AUTO);
     assert_true(o->gpu_memory_utilization == 0.9);
-    assert_int_equal(o->given, 0);
+    assert_int_equal(o->given[0] | o->given[1], 0);
     assert_false(phx_options_given(o, "--temp"));
     phx_options_destroy(o);
     phx_options_destroy(NULL);
