@@ -379,7 +379,8 @@ void phx_engine_load(const struct phx_engine *engine, struct phx_engine_load *ou
                                     .n_pages = phx_kv_cache_pages(cache),
                                     .n_free_pages = phx_kv_cache_free_pages(cache),
                                     .n_known_pages = phx_kv_cache_known_pages(cache),
-                                    .counters = *phx_scheduler_counters(s)};
+                                    .counters = *phx_scheduler_counters(s),
+                                    .sum_seconds = phx_comm_seconds(engine->parts.comm)};
 }
 
 const struct phx_scheduler_limits *phx_engine_limits(const struct phx_engine *engine)

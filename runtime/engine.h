@@ -103,6 +103,7 @@ struct phx_engine_load {
     int32_t n_running, n_waiting;                 ///< requests
     int32_t n_pages, n_free_pages, n_known_pages; ///< as in runtime/kv_cache.h
     struct phx_scheduler_counters counters;
+    double sum_seconds; ///< of this rank in sums over ranks, as phx_comm_seconds(); NaN: not known
 };
 void phx_engine_load(const struct phx_engine *engine, struct phx_engine_load *out);
 

@@ -159,6 +159,7 @@ static void run_texts(const char *model, int size, const struct texts *texts, bo
     const struct phx_engine_load *l = &out->load;
     assert_int_equal(l->n_free_pages, l->n_pages);
     assert_int_equal(l->n_running + l->n_waiting, 0);
+    assert_true(size == 1 ? l->sum_seconds == 0 : l->sum_seconds > 0);
     if ((int)N_RUN < (int)N_TEXTS || alone) return;
     assert_true(way.few_pages == (l->counters.n_preemptions > 0));
     assert_true(way.share == (l->counters.cached_tokens > 0));
