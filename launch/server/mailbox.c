@@ -14,7 +14,7 @@ struct phx_mailbox {
     pthread_cond_t work; /* for the engine's thread */
     int news_fd;
     enum phx_serve_mode mode;
-    bool mode_changed, cancels;
+    bool cancels;
     bool idle;                         /* the engine's thread waits for work, and there is none */
     double progress_s;                 /* when it last took up work or had done some */
     struct phx_job *sent, **sent_tail; /* by `next` */
@@ -80,7 +80,6 @@ void phx_mailbox_set_mode(struct phx_mailbox *mailbox, enum phx_serve_mode mode)
 {
     pthread_mutex_lock(&mailbox->lock);
     mailbox->mode = mode;
-    mailbox->mode_changed = true;
     pthread_cond_signal(&mailbox->work);
     pthread_mutex_unlock(&mailbox->lock);
 }
@@ -128,7 +127,7 @@ struct phx_job *phx_mailbox_receive(struct phx_mailbox *mailbox, bool wait,
 {
     struct phx_mailbox *m = mailbox;
     pthread_mutex_lock(&m->lock);
-    while (wait && m->sent == NULL && !m->cancels && !m->mode_changed) {
+    while (wait && m->mode == PHX_SERVE_ON && m->sent == NULL && !m->cancels) {
         m->idle = true;
         pthread_cond_wait(&m->work, &m->lock);
     }
@@ -139,7 +138,7 @@ struct phx_job *phx_mailbox_receive(struct phx_mailbox *mailbox, bool wait,
     m->sent_tail = &m->sent;
     *out_mode = m->mode;
     *out_cancels = m->cancels;
-    m->cancels = m->mode_changed = false;
+    m->cancels = false;
     pthread_mutex_unlock(&m->lock);
     return jobs;
 }

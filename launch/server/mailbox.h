@@ -41,7 +41,7 @@ double phx_mailbox_stuck_s(struct phx_mailbox *mailbox);
 /* The engine's thread. */
 
 /// Jobs that were sent since the last call, linked by next_active, oldest first. With `wait`, does
-/// not return before there is one, a cancel or another mode. *out_cancels: some jobs were
+/// not return before there is one, a cancel, or a mode other than ON. *out_cancels: some jobs were
 /// cancelled; ask phx_mailbox_cancelled() about each.
 struct phx_job *phx_mailbox_receive(struct phx_mailbox *mailbox, bool wait,
                                     enum phx_serve_mode *out_mode, bool *out_cancels);
