@@ -51,7 +51,8 @@ static void close_operands(struct operands *o)
 static enum phx_status fill_operands(struct bench *b, struct operands *o, int64_t max_rows)
 {
     const struct product *p = &o->product;
-    const struct phx_weight_shape shape = {PHX_BF16, weight_rows(p), p->in};
+    const struct phx_weight_shape shape = {
+        .dtype = PHX_BF16, .rows = weight_rows(p), .cols = p->in};
     const int copies = bench_copies(b, phx_weight_bytes(b->device, &shape));
     for (int i = 0; i < copies; i++) {
         struct phx_dummy dummy = {phx_mix64((uint64_t)i + 1), 0.0f, 3.0f / sqrtf((float)p->in)};

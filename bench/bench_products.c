@@ -76,7 +76,8 @@ static void close_operands(struct operands *o)
 
 static enum phx_status make_weights(struct bench *b, struct operands *o)
 {
-    struct phx_weight_shape shape = {PHX_BF16, weight_rows(o->product), o->product->in};
+    struct phx_weight_shape shape = {
+        .dtype = PHX_BF16, .rows = weight_rows(o->product), .cols = o->product->in};
     struct phx_dummy dummy = {phx_dummy_key(o->product->name), 0.0f, 0.05f};
     struct phx_device_info info;
     phx_device_info(b->device, &info);

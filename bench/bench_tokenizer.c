@@ -8,9 +8,9 @@
 
 #include "kernels/base/check.h"
 #include "kernels/base/random.h"
-#include "runtime/tokenizer/bpe.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "runtime/tokenizer/unicode.h"
+#include "runtime/tokenizer/vocabulary.h"
 
 enum { N_TOKENS = 128000, N_WORDS = 60000, TEXT_BYTES = 1 << 20, WORD_BYTES = 96 };
 
@@ -71,7 +71,7 @@ static size_t make_word(uint32_t index, char word[WORD_BYTES])
 /* A tokenizer.json as it is written, and the vocabulary that is in it so far. */
 struct file {
     struct phx_bytes vocabulary, merges;
-    struct phx_bpe known;
+    struct phx_vocabulary known;
     char *texts[N_TOKENS];
     int32_t n;
 };
@@ -85,13 +85,13 @@ static void put(struct phx_bytes *out, const char *text)
 static bool add_token(struct file *file, const char *text)
 {
     size_t n = strlen(text);
-    if (file->n == N_TOKENS || phx_bpe_find(&file->known, text, n) >= 0) return false;
+    if (file->n == N_TOKENS || phx_vocabulary_find(&file->known, text, n) >= 0) return false;
     char *copy = strdup(text), entry[256];
     PHX_ASSERT(copy);
     const char *escape = n == 1 && strchr("\"\\", *text) ? "\\" : "";
     snprintf(entry, sizeof entry, "%s\"%s%s\":%d", file->n ? "," : "", escape, text, file->n);
     put(&file->vocabulary, entry);
-    phx_bpe_add_token(&file->known, (struct phx_slice){copy, n}, file->n);
+    phx_vocabulary_add(&file->known, (struct phx_slice){copy, n}, file->n);
     file->texts[file->n++] = copy;
     return true;
 }
@@ -115,7 +115,7 @@ static void add_word(struct file *file, const char *start, const char *rest)
 static struct phx_tokenizer *make_tokenizer(const struct style *style)
 {
     struct file *file = calloc(1, sizeof *file);
-    PHX_ASSERT(file && phx_bpe_create(N_TOKENS, N_TOKENS, 0, &file->known) == PHX_OK);
+    PHX_ASSERT(file && phx_vocabulary_create(N_TOKENS, N_TOKENS, &file->known) == PHX_OK);
     for (int byte = 0; byte < 256; byte++) { /* the byte-level alphabet */
         struct phx_bytes text = {0};
         PHX_ASSERT(phx_bytes_to_characters(&(char){(char)byte}, 1, &text) == PHX_OK);
@@ -151,7 +151,7 @@ static struct phx_tokenizer *make_tokenizer(const struct style *style)
     printf("%s: %d tokens, %.1f MB of JSON parsed in %.2f s\n", style->name, file->n,
            1e-6 * (double)json.n, seconds() - start);
     for (int32_t i = 0; i < file->n; i++) free(file->texts[i]);
-    phx_bpe_destroy(&file->known);
+    phx_vocabulary_destroy(&file->known);
     free(file->vocabulary.data);
     free(file->merges.data);
     free(file);

@@ -5,11 +5,12 @@
 #   bench/gpu.sh [-b BUILD_FOLDER] [-s SETS] [-r ROUNDS] [-o RESULT_FILE]
 #
 # SETS: of gemv,gemm,decode,prefill,small (each of ours, then torch's), comm (two GPUs), model,
-# decoder; default: all. The rounds of model and decoder alternate.
+# decoder, load (a checkpoint of 16 GB, made in TMPDIR, from the page cache); default: all. The
+# rounds of model and decoder alternate.
 # PHX_COMMIT: what the result calls the commit where git does not know. PYTHON: the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-build=build/gpu sets=gemv,gemm,decode,prefill,small,comm,model,decoder rounds=2
+build=build/gpu sets=gemv,gemm,decode,prefill,small,comm,model,decoder,load rounds=2
 python=${PYTHON:-python3}
 out=bench/results/gpu.md
 command="bench/gpu.sh $*"
@@ -19,14 +20,15 @@ while getopts b:s:r:o: option; do
         s) sets=$OPTARG ;;
         r) rounds=$OPTARG ;;
         o) out=$OPTARG ;;
-        *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 commit=${PHX_COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
 n_gpus=$(nvidia-smi --list-gpus | wc -l)
 machine="$n_gpus x $(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)"
 lines=$(mktemp)
-trap 'rm -f "$lines"' EXIT
+checkpoint=
+trap 'rm -rf "$lines" ${checkpoint:+"$checkpoint"}' EXIT
 failed=0
 
 wanted() { [[ ",$sets," == *",$1,"* ]]; }
@@ -72,6 +74,13 @@ decoder() { # T
     fi
 }
 
+load() { # T
+    under_mpi "$1" "$build/launch/phalanx" generate -m "$checkpoint" --device cuda -v -c 64 -n 1 \
+        --prompt-ids 1,2,3 2>&1 >/dev/null |
+        sed -nE "s/.* ([0-9.]+) GB\/s read per rank.*/{\"set\": \"load\", \"by\": \"phalanx\", \
+\"shape\": \"8B\", \"tp\": $1, \"gb_per_s\": \1}/p"
+}
+
 table() { # of the JSON lines
     "$python" -c '
 import json, sys
@@ -103,6 +112,15 @@ for _ in $(seq "$rounds"); do
         ! wanted decoder || decoder "$ranks"
     done
 done
+if wanted load; then
+    checkpoint=$(mktemp -d)
+    "$python" bench/write_checkpoint.py bench/shapes/llama-3.1-8b "$checkpoint" >&2
+    for _ in $(seq "$rounds"); do
+        for ranks in 1 2; do
+            [ "$ranks" -gt "$n_gpus" ] || keep load "$ranks"
+        done
+    done
+fi
 mkdir -p "$(dirname "$out")"
 {
     printf '# Measured on a GPU\n\n- machine: %s\n- date: %s\n- commit: %s\n- command: %s\n\n' \

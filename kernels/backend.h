@@ -45,6 +45,10 @@ struct phx_weight {
     struct phx_device *device;
     struct phx_weight_shape shape;
     struct phx_buffer *buffer;
+    /// Of a weight of several types: those of one type each, and no buffer. A backend never sees
+    /// such a weight.
+    struct phx_weight *bands[PHX_MAX_BANDS];
+    int n_bands;
 };
 
 struct phx_backend {

@@ -164,6 +164,7 @@ enum phx_status phx_op_embed(struct phx_stream *stream, const struct phx_embed *
     const int64_t n = args->out.rows, e = args->out.cols, slots = args->last_ids.rows;
     PHX_ASSERT(n <= stream->limits.max_rows && e >= 1);
     PHX_ASSERT(args->table != NULL && is_weight(stream, args->table, args->table->shape.rows, e));
+    PHX_ASSERT(args->table->n_bands == 0);
     PHX_ASSERT(args->vocab_begin >= 0 && isfinite(args->scale));
     PHX_ASSERT(is_list(stream, args->ids, PHX_I32, n));
     PHX_ASSERT(absent(args->last_ids) || is_list(stream, args->last_ids, PHX_I32, slots));
@@ -191,6 +192,23 @@ enum phx_status phx_op_add_norm(struct phx_stream *stream, const struct phx_add_
     RUN(add_norm);
 }
 
+/* A weight of several types: one after another, to columns side by side. */
+static enum phx_status linear_bands(struct phx_stream *stream, const struct phx_linear *args)
+{
+    int64_t col = 0;
+    for (int i = 0; i < args->weight->n_bands; i++) {
+        const struct phx_weight *band = args->weight->bands[i];
+        int64_t rows = band->shape.rows;
+        struct phx_linear part = *args;
+        part.weight = band;
+        part.out = phx_tensor_cols(args->out, col, rows);
+        if (!absent(args->bias)) part.bias = phx_tensor_cols(args->bias, col, rows);
+        PHX_TRY(stream->device->backend->linear(stream, &part));
+        col += rows;
+    }
+    return PHX_OK;
+}
+
 enum phx_status phx_op_linear(struct phx_stream *stream, const struct phx_linear *args)
 {
     const int64_t n = args->x.rows, in = args->x.cols, out = args->out.cols;
@@ -202,6 +220,7 @@ enum phx_status phx_op_linear(struct phx_stream *stream, const struct phx_linear
     PHX_ASSERT(isfinite(args->scale) && (args->soft_cap == 0 || positive(args->soft_cap)));
     PHX_ASSERT(apart(args->out, args->x) && apart(args->out, args->bias));
     if (n == 0) return PHX_OK;
+    if (args->weight->n_bands > 0) return linear_bands(stream, args);
     RUN(linear);
 }
 
@@ -211,7 +230,7 @@ enum phx_status phx_op_gate_up(struct phx_stream *stream, const struct phx_gate_
     PHX_ASSERT(n <= stream->limits.max_rows && in >= 1 && in <= stream->limits.max_in);
     PHX_ASSERT(f >= 1 && f <= stream->limits.max_out);
     PHX_ASSERT(is_act(stream, args->x, n, in));
-    PHX_ASSERT(is_weight(stream, args->weight, 2 * f, in));
+    PHX_ASSERT(is_weight(stream, args->weight, 2 * f, in) && args->weight->n_bands == 0);
     PHX_ASSERT(absent(args->bias) || is_f32(stream, args->bias, 1, 2 * f));
     PHX_ASSERT(args->activation == PHX_SILU || args->activation == PHX_GELU_TANH);
     PHX_ASSERT(is_act(stream, args->out, n, f));
@@ -255,6 +274,7 @@ enum phx_status phx_op_experts_gate_up(struct phx_stream *stream,
     PHX_ASSERT(in >= 1 && in <= stream->limits.max_in && f >= 1);
     PHX_ASSERT(is_act(stream, args->x, n, in));
     PHX_ASSERT(is_weight(stream, args->weight, r->n_local * 2 * f, in));
+    PHX_ASSERT(args->weight->n_bands == 0);
     PHX_ASSERT(args->activation == PHX_SILU || args->activation == PHX_GELU_TANH);
     PHX_ASSERT(is_act(stream, args->out, n * r->ids.cols, f));
     PHX_ASSERT(apart(args->out, args->x) && apart(args->out, r->ids));
@@ -271,6 +291,7 @@ enum phx_status phx_op_experts_down(struct phx_stream *stream, const struct phx_
     PHX_ASSERT(in >= 1 && in <= stream->limits.max_in && e >= 1);
     PHX_ASSERT(is_act(stream, args->x, n * k, in));
     PHX_ASSERT(is_weight(stream, args->weight, r->n_local * e, in));
+    PHX_ASSERT(args->weight->n_bands == 0);
     PHX_ASSERT(is_act(stream, args->parts, n * k, e));
     PHX_ASSERT(absent(args->add) == absent(args->add_gate));
     PHX_ASSERT(absent(args->add) || is_act(stream, args->add, n, e));

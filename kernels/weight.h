@@ -19,10 +19,30 @@ extern "C" {
 
 struct phx_weight;
 
-struct phx_weight_shape {
-    enum phx_dtype dtype; ///< a float type (phx_dtype_traits)
-    int64_t rows, cols;
+enum { PHX_MAX_BANDS = 3 };
+
+struct phx_weight_band {
+    enum phx_dtype dtype;
+    int64_t rows;
 };
+
+struct phx_weight_shape {
+    enum phx_dtype dtype; ///< one that weights may have (phx_dtype_traits)
+    int64_t rows, cols;
+    /// A quantised type: columns of the first block before column 0. They, and those of the last
+    /// block past the last column, are stored and multiplied by nothing.
+    int64_t lead;
+    /// The last rows may have other types, from above to below: rows 0: not so. Only phx_op_linear
+    /// takes such a weight.
+    struct phx_weight_band below[PHX_MAX_BANDS - 1];
+};
+
+/// Columns that are stored: whole blocks.
+static inline int64_t phx_weight_stored_cols(const struct phx_weight_shape *shape)
+{
+    int64_t block = phx_dtype_traits(shape->dtype)->block_elements;
+    return (shape->lead + shape->cols + block - 1) / block * block;
+}
 
 /// Device bytes that a weight of this shape takes, padding and scales included.
 size_t phx_weight_bytes(const struct phx_device *device, const struct phx_weight_shape *shape);
@@ -34,14 +54,16 @@ void phx_weight_destroy(struct phx_weight *weight);
 struct phx_weight_shape phx_weight_shape(const struct phx_weight *weight);
 
 /// Rows [row, row + rows) from host memory, all columns, `from_dtype` converted to the weight's
-/// type where they differ; consecutive source rows are from_pitch_bytes apart. `from` need not be
-/// aligned to its type (files align nothing), and may be reused on return.
+/// type where they differ: to a plain one, of whole blocks without lead. `from` is what holds the
+/// row's first column: of a quantised type the block. Consecutive source rows are from_pitch_bytes
+/// apart. `from` need not be aligned to its type (files align nothing), and may be reused on
+/// return.
 enum phx_status phx_weight_write(struct phx_stream *stream, struct phx_weight *weight, int64_t row,
                                  int64_t rows, enum phx_dtype from_dtype, const void *from,
                                  size_t from_pitch_bytes);
 
-/// Rows [row, row + rows) made by the rule of phx_dummy, whose global index of (row, 0) is
-/// (global_row, global_col).
+/// Rows [row, row + rows) of a plain type made by the rule of phx_dummy, whose global index of
+/// (row, 0) is (global_row, global_col).
 enum phx_status phx_weight_write_dummy(struct phx_stream *stream, struct phx_weight *weight,
                                        int64_t row, int64_t rows, const struct phx_dummy *dummy,
                                        int64_t global_row, int64_t global_col);

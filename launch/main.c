@@ -41,6 +41,7 @@ static enum phx_status (*const verbs[PHX_VERB_COUNT])(struct phx_world *,
     [PHX_VERB_PLAN] = phx_verb_plan,
     [PHX_VERB_AUDIT] = phx_verb_audit,
     [PHX_VERB_COMPARE] = phx_verb_compare,
+    [PHX_VERB_CONVERT] = phx_verb_convert,
     [PHX_VERB_HELP] = help,
     [PHX_VERB_VERSION] = version,
 };

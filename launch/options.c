@@ -394,7 +394,7 @@ static enum phx_status check_together(const struct phx_options *o)
     bool plans = o->verb == PHX_VERB_PLAN;
     int32_t n_seqs = plans ? o->batch : o->max_seqs;
     bool takes_seqs = plans || o->verb == PHX_VERB_GENERATE || o->verb == PHX_VERB_PERPLEXITY;
-    if (takes_seqs && o->max_batched_tokens < n_seqs) {
+    if (takes_seqs && o->max_batched_tokens != 0 && o->max_batched_tokens < n_seqs) {
         return phx_fail(PHX_USAGE,
                         "%s %d takes as many tokens a step, and --max-num-batched-tokens is %d: "
                         "raise that or lower this",

@@ -22,6 +22,7 @@ enum phx_verb {
     PHX_VERB_PLAN,
     PHX_VERB_AUDIT,
     PHX_VERB_COMPARE,
+    PHX_VERB_CONVERT,
     PHX_VERB_HELP, ///< print phx_options_help(stdout, options->help_about)
     PHX_VERB_VERSION,
     PHX_VERB_COUNT
@@ -31,6 +32,14 @@ enum phx_load_format { PHX_LOAD_AUTO, PHX_LOAD_SAFETENSORS, PHX_LOAD_DUMMY };
 enum phx_compute { PHX_COMPUTE_AUTO, PHX_COMPUTE_FLOAT32, PHX_COMPUTE_BFLOAT16 };
 enum phx_kv_choice { PHX_KV_AUTO, PHX_KV_F32, PHX_KV_F16, PHX_KV_BF16 };
 enum phx_log_format { PHX_LOG_TEXT, PHX_LOG_JSON };
+enum phx_convert_type {
+    PHX_CONVERT_AUTO,
+    PHX_CONVERT_F32,
+    PHX_CONVERT_F16,
+    PHX_CONVERT_BF16,
+    PHX_CONVERT_Q8_0,
+    PHX_CONVERT_Q4_0
+};
 enum phx_device_choice { PHX_CHOOSE_AUTO, PHX_CHOOSE_CPU, PHX_CHOOSE_CUDA };
 
 struct phx_text_list {
@@ -61,7 +70,7 @@ struct phx_options {
     uint64_t given[2];        ///< see phx_options_given()
 
     /* model */
-    const char *model; ///< folder; NULL: the embedded one
+    const char *model; ///< folder or GGUF file; NULL: the embedded one
     int load_format;   ///< enum phx_load_format
     int compute;       ///< enum phx_compute
     int kv_cache;      ///< enum phx_kv_choice
@@ -100,6 +109,10 @@ struct phx_options {
     bool quick, brief;
     const char *json_out; ///< file for JSON, "-" for standard output; NULL: none
 
+    /* convert */
+    const char *convert_out; ///< NULL: not given
+    int convert_type;        ///< enum phx_convert_type
+
     /* plan */
     const char *ranks; ///< "all" or a list
     const char *gpu;   ///< a kind or its memory; NULL: this machine's CPU
@@ -132,7 +145,7 @@ struct phx_options {
     int32_t threads;               ///< 0: choose
     int32_t tensor_parallel_size;  ///< 0: not given; otherwise it must be the world's size
     int32_t max_seqs;              ///< sequences in a step
-    int32_t max_batched_tokens;    ///< tokens in a step
+    int32_t max_batched_tokens;    ///< tokens in a step; 0: by the device
     double gpu_memory_utilization; ///< above 0, at most 1
     bool enforce_eager;            ///< no graphs
     int32_t watchdog_timeout;      ///< seconds; 0: none

@@ -13,6 +13,7 @@
 #define A (1u << PHX_VERB_AUDIT)
 #define S (1u << PHX_VERB_SERVE)
 #define C (1u << PHX_VERB_COMPARE)
+#define V (1u << PHX_VERB_CONVERT)
 #define FIELD(name) .field = offsetof(struct phx_options, name)
 
 const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
@@ -83,6 +84,14 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
          "Runs the prompt on these ranks and holds every activation, in the order of execution,\n"
          "against a plain calculation in double precision on the whole weights (solo), or against\n"
          "DIR/activations.safetensors. Exit status 1 if one is out of its tolerance.\n"},
+    [PHX_VERB_CONVERT] =
+        {"convert", "a checkpoint of safetensors into a GGUF file, and back",
+         "  phalanx convert -m FOLDER -o model.gguf --type q8_0\n"
+         "  phalanx convert -m model.gguf -o FOLDER\n"
+         "\n"
+         "What -m is decides the direction. A GGUF takes tokenizer.json along, not the sampling\n"
+         "defaults of generation_config.json. The file says in itself what it is: its name is "
+         "free.\n"},
     [PHX_VERB_HELP] = {"help", "the options of a verb: phalanx help generate", NULL},
     [PHX_VERB_VERSION] = {"version", "the version, as --version", NULL},
 };
@@ -90,9 +99,17 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
 /* clang-format off */
 const struct phx_option_row phx_option_rows[] = {
     {.names = {"-m", "--model"}, .kind = PHX_VALUE_NAME, FIELD(model),
-     .verbs = G | P | T | N | A | C | S, .group = PHX_GROUP_MODEL, .value = "DIR",
-     .help = "folder of the model: config.json, tokenizer.json, *.safetensors (default: the "
-             "embedded one)"},
+     .verbs = G | P | T | N | A | C | V | S, .group = PHX_GROUP_MODEL, .value = "MODEL",
+     .help = "folder of the model: config.json, tokenizer.json, *.safetensors; or a GGUF file "
+             "(default: the embedded one)"},
+    {.names = {"-o", "--out"}, .kind = PHX_VALUE_NAME, FIELD(convert_out),
+     .verbs = V, .group = PHX_GROUP_OUTPUT, .value = "PATH",
+     .help = "what to write: a GGUF file, or a folder that is there"},
+    {.names = {"--type"}, .kind = PHX_VALUE_CHOICE, FIELD(convert_type), .fallback = "auto",
+     .choices = {"auto", "f32", "f16", "bf16", "q8_0", "q4_0"},
+     .verbs = V, .group = PHX_GROUP_OUTPUT, .value = "TYPE",
+     .help = "of matrices; auto: what they are, of a quantised one bf16; a matrix whose rows are "
+             "no whole blocks of 32 becomes f16 in place of q8_0 and q4_0"},
     {.names = {"--load-format"}, .kind = PHX_VALUE_CHOICE, FIELD(load_format), .fallback = "auto",
      .choices = {"auto", "safetensors", "dummy"},
      .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MODEL, .value = "FORMAT",
@@ -298,7 +315,7 @@ const struct phx_option_row phx_option_rows[] = {
      .verbs = S, .group = PHX_GROUP_MACHINE,
      .help = "texts that begin alike do not share what was computed for them"},
     {.names = {"-v", "--verbose"}, .env = "PHX_VERBOSE", .kind = PHX_VALUE_FLAG, FIELD(verbose),
-     .verbs = G | P | T | Y | N | A | C | S, .group = PHX_GROUP_OUTPUT,
+     .verbs = G | P | T | Y | N | A | C | V | S, .group = PHX_GROUP_OUTPUT,
      .help = "say more about what is done"},
 
     {.names = {"--device"}, .kind = PHX_VALUE_CHOICE, FIELD(device), .fallback = "auto",
@@ -325,9 +342,10 @@ const struct phx_option_row phx_option_rows[] = {
      .verbs = G | P | S, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "texts (or windows) that advance in the same step; more of them wait"},
     {.names = {"--max-num-batched-tokens"}, .kind = PHX_VALUE_INT, FIELD(max_batched_tokens),
-     .fallback = "512", .min = 1, .max = 1048576,
+     .fallback = "0", .min = 0, .max = 1048576,
      .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MACHINE, .value = "N",
-     .help = "tokens of a step; longer prompts are read in pieces of this size"},
+     .help = "tokens of a step; longer prompts are read in pieces of this size; 0: 2048 on GPUs, "
+             "512 on the CPU"},
     {.names = {"--gpu-memory-utilization"}, .kind = PHX_VALUE_NUMBER,
      FIELD(gpu_memory_utilization), .fallback = "0.9", .min = 0, .max = 1, .above_min = true,
      .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MACHINE, .value = "X",

@@ -59,11 +59,18 @@ static int32_t min32(int64_t a, int64_t b)
     return (int32_t)(a < b ? a : b);
 }
 
+int32_t phx_run_step_tokens(enum phx_device_kind device)
+{
+    return device == PHX_DEVICE_CUDA ? 2048 : 512;
+}
+
 struct phx_scheduler_limits phx_run_limits(const struct phx_config *config,
+                                           enum phx_device_kind device,
                                            const struct phx_run_needs *needs)
 {
+    const int32_t rows = needs->max_rows != 0 ? needs->max_rows : phx_run_step_tokens(device);
     struct phx_scheduler_limits l = {.max_seqs = needs->max_seqs,
-                                     .max_rows = needs->max_rows,
+                                     .max_rows = rows,
                                      .max_length = min32(needs->max_length, config->max_positions),
                                      .share = needs->share_prefixes};
     /* No step has more rows than all texts together. */
@@ -73,8 +80,8 @@ struct phx_scheduler_limits phx_run_limits(const struct phx_config *config,
     if (needs->all_logits) {
         /* As many rows of logits as 64 MiB hold: more would not make a product faster. */
         int64_t fit = ((int64_t)64 << 20) / (config->vocab * (int64_t)sizeof(float));
-        int32_t rows = min32(l.max_rows, fit);
-        if (rows > l.max_outputs) l.max_outputs = rows;
+        int32_t outputs = min32(l.max_rows, fit);
+        if (outputs > l.max_outputs) l.max_outputs = outputs;
     }
     int64_t tokens = needs->total_tokens;
     int64_t all = (int64_t)l.max_seqs * l.max_length;
@@ -218,7 +225,7 @@ enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *n
     struct phx_world *world = run->world;
     struct phx_run_needs shared = *needs;
     PHX_TRY(phx_world_agree(world, phx_world_broadcast(world, &shared, sizeof shared, 0)));
-    struct phx_scheduler_limits limits = phx_run_limits(run->config, &shared);
+    struct phx_scheduler_limits limits = phx_run_limits(run->config, run->settings.device, &shared);
     PHX_TRY(phx_world_agree(world, make_device(run)));
     PHX_TRY(plan_memory(run, &shared, &limits));
     PHX_TRY(phx_world_agree(

@@ -73,7 +73,7 @@ enum phx_status phx_run_open(struct phx_world *world, const struct phx_run_setti
 /// What a verb will ask of the engine.
 struct phx_run_needs {
     int32_t max_seqs;     ///< requests at the same time
-    int32_t max_rows;     ///< tokens in a step; raised to max_seqs if it is less
+    int32_t max_rows;     ///< tokens in a step, 0: phx_run_step_tokens(); at least max_seqs
     bool logits;          ///< requests may want logits on rank 0's host
     bool all_logits;      ///< the same, and outputs for every row, not one a sequence
     int64_t kept_rows;    ///< of logits, for which rank 0 will take host memory of its own
@@ -82,8 +82,13 @@ struct phx_run_needs {
     bool share_prefixes;  ///< texts that begin alike share pages of the cache
 };
 
+/// Tokens of a step where nobody chose: more would hardly make products faster, and texts that
+/// decode wait longer for those that read their prompts.
+int32_t phx_run_step_tokens(enum phx_device_kind device);
+
 /// What the engine is made for, if all of it fits.
 struct phx_scheduler_limits phx_run_limits(const struct phx_config *config,
+                                           enum phx_device_kind device,
                                            const struct phx_run_needs *needs);
 
 /// How ranks on such devices add; gpu_sharers as in phx_run_settings.

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "kernels/base/check.h"
+#include "runtime/gguf_model.h"
 #include "runtime/json.h"
 #include "runtime/safetensors.h"
 
@@ -26,7 +27,8 @@ struct mapped_file {
 };
 
 struct phx_checkpoint {
-    char *path; /* as it was opened */
+    char *path;            /* as it was opened */
+    struct phx_gguf *gguf; /* or, if NULL, files */
     struct mapped_file *files;
     size_t n_files;
     struct phx_file_tensor *tensors; /* sorted by name */
@@ -248,6 +250,12 @@ static enum phx_status open_folder(struct phx_checkpoint *checkpoint)
     return status;
 }
 
+static enum phx_status open_gguf(struct phx_checkpoint *checkpoint)
+{
+    PHX_TRY(phx_gguf_open(checkpoint->path, &checkpoint->gguf));
+    return phx_gguf_model_tensors(checkpoint->gguf, &checkpoint->tensors, &checkpoint->n_tensors);
+}
+
 enum phx_status phx_checkpoint_open(const char *path, struct phx_checkpoint **out)
 {
     struct stat info;
@@ -263,6 +271,8 @@ enum phx_status phx_checkpoint_open(const char *path, struct phx_checkpoint **ou
         status = out_of_memory(path);
     } else if (S_ISDIR(info.st_mode)) {
         status = open_folder(checkpoint);
+    } else if (phx_gguf_is(path)) {
+        status = open_gguf(checkpoint);
     } else {
         status = add_file(checkpoint, NULL, path);
     }
@@ -283,6 +293,7 @@ void phx_checkpoint_destroy(struct phx_checkpoint *checkpoint)
         if (file->address) munmap(file->address, file->bytes);
         free(file->path);
     }
+    phx_gguf_destroy(checkpoint->gguf);
     free(checkpoint->files);
     free(checkpoint->path);
     free(checkpoint);
@@ -301,6 +312,11 @@ const char *phx_checkpoint_path(const struct phx_checkpoint *checkpoint)
     return checkpoint->path;
 }
 
+const char *phx_checkpoint_config_name(const struct phx_checkpoint *checkpoint)
+{
+    return checkpoint->gguf ? "metadata" : "config.json";
+}
+
 size_t phx_checkpoint_count(const struct phx_checkpoint *checkpoint)
 {
     return checkpoint->n_tensors;
@@ -315,7 +331,7 @@ const struct phx_file_tensor *phx_checkpoint_at(const struct phx_checkpoint *che
 
 size_t phx_checkpoint_bytes(const struct phx_checkpoint *checkpoint)
 {
-    size_t bytes = 0;
+    size_t bytes = checkpoint->gguf ? phx_gguf_bytes(checkpoint->gguf) : 0;
     for (size_t i = 0; i < checkpoint->n_files; i++) bytes += checkpoint->files[i].bytes;
     return bytes;
 }

@@ -5,10 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "kernels/base/check.h"
 #include "runtime/experts_config.h"
 #include "runtime/families.h"
+#include "runtime/gguf_model.h"
 #include "runtime/json.h"
 #include "runtime/layers_config.h"
 #include "runtime/rope_config.h"
@@ -271,7 +273,16 @@ done:
     return status;
 }
 
-enum phx_status phx_config_load(const char *directory, struct phx_config **out)
+static enum phx_status load_gguf(const char *path, struct phx_config **out)
+{
+    struct phx_gguf *gguf = NULL;
+    PHX_TRY(phx_gguf_open(path, &gguf));
+    enum phx_status status = phx_gguf_config(gguf, out);
+    phx_gguf_destroy(gguf);
+    return status;
+}
+
+static enum phx_status load_folder(const char *directory, struct phx_config **out)
 {
     char *file = NULL, *generation_file = NULL;
     json_t *root = NULL, *generation = NULL;
@@ -295,6 +306,19 @@ done:
     free(file);
     free(generation_file);
     return status;
+}
+
+enum phx_status phx_config_load(const char *path, struct phx_config **out)
+{
+    struct stat info;
+    if (phx_gguf_is(path)) return load_gguf(path, out);
+    if (stat(path, &info) == 0 && S_ISREG(info.st_mode)) {
+        return phx_fail(PHX_NOT_FOUND,
+                        "%s is a file, but no GGUF: give a GGUF file or a folder with config.json, "
+                        "tokenizer.json and model.safetensors",
+                        path);
+    }
+    return load_folder(path, out);
 }
 
 void phx_config_destroy(struct phx_config *config)

@@ -111,8 +111,8 @@ struct phx_config {
 enum phx_status phx_config_parse(const char *name, const char *json, size_t json_bytes,
                                  const char *generation_json, size_t generation_bytes,
                                  struct phx_config **out);
-/// Reads DIR/config.json and DIR/generation_config.json (optional).
-enum phx_status phx_config_load(const char *directory, struct phx_config **out);
+/// Reads DIR/config.json and DIR/generation_config.json (optional); or the metadata of a GGUF file.
+enum phx_status phx_config_load(const char *path, struct phx_config **out);
 void phx_config_destroy(struct phx_config *config);
 
 /// From now on ranks own whole experts instead of a part of each (phx_model_shape). PHX_USAGE if

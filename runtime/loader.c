@@ -6,6 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "kernels/base/blocks.h"
 #include "kernels/base/check.h"
 #include "runtime/weight_walk.h"
 
@@ -14,7 +15,8 @@
 static size_t part_bytes(const struct phx_weight_part *part)
 {
     return phx_dtype_bytes((enum phx_dtype)part->tensor->dtype,
-                           phx_interval_length(part->rows) * phx_interval_length(part->cols));
+                           phx_interval_length(part->rows) *
+                               phx_interval_length(phx_weight_part_file_cols(part)));
 }
 
 static size_t read_bytes(struct phx_weight_walk walk)
@@ -186,18 +188,24 @@ struct rectangle {
     int64_t rows;
 };
 
-/* Rows [row, row + rows) of a part, or as many as there are. */
+/* Rows [row, row + rows) of a part, or as many as there are and lie evenly in the file. */
 static struct rectangle rectangle_of(const struct phx_weight_part *part, int64_t row, int64_t rows)
 {
     enum phx_dtype dtype = (enum phx_dtype)part->tensor->dtype;
-    int64_t left = phx_interval_length(part->rows) - row;
+    int64_t left = phx_interval_length(part->rows) - row,
+            first = part->span.first_row + part->rows.begin + row;
+    int64_t half = part->row->row_dim == PHX_DIM_ONE ? 0 : part->tensor->head_rows / 2;
+    struct phx_interval cols = phx_weight_part_file_cols(part);
     size_t pitch = phx_dtype_bytes(dtype, part->full_cols);
-    int64_t first = part->span.first_row + part->rows.begin + row;
+    if (half > 0) {
+        if (left > half - first % half) left = half - first % half;
+        first = phx_file_tensor_row(part->tensor, first);
+    }
     return (struct rectangle){
         .data = (const char *)part->tensor->data + (size_t)first * pitch +
-                phx_dtype_bytes(dtype, part->cols.begin),
-        .pitch_bytes = pitch,
-        .row_bytes = phx_dtype_bytes(dtype, phx_interval_length(part->cols)),
+                phx_dtype_bytes(dtype, cols.begin),
+        .pitch_bytes = half > 0 ? 2 * pitch : pitch,
+        .row_bytes = phx_dtype_bytes(dtype, phx_interval_length(cols)),
         .rows = rows < left ? rows : left,
     };
 }
@@ -227,6 +235,7 @@ struct reader {
 
 struct chunk {
     const struct phx_weight_place *place; /* the reader's, until its next chunk */
+    const struct phx_weight_part *part;   /* of it */
     enum phx_dtype dtype;
     struct rectangle from;
     int64_t offset; /* in the place: rows, of a vector columns */
@@ -260,6 +269,7 @@ static bool next_chunk(struct reader *r, struct chunk *out)
         int64_t rows = CHUNK_BYTES / (int64_t)all.row_bytes + 1;
         *out = (struct chunk){
             .place = &r->place,
+            .part = part,
             .dtype = (enum phx_dtype)part->tensor->dtype,
             .from = rectangle_of(part, r->part_row, rows),
             .offset = r->offset + r->part_row,
@@ -272,17 +282,11 @@ static bool next_chunk(struct reader *r, struct chunk *out)
 
 static void read_vector(const struct chunk *chunk, float *to)
 {
-    const char *from = chunk->from.data;
-    int64_t n = (int64_t)(chunk->from.row_bytes / phx_dtype_bytes(chunk->dtype, 1));
+    const size_t each = phx_dtype_bytes(chunk->dtype, 1);
+    int64_t n = phx_interval_length(chunk->part->cols), first = chunk->part->cols.begin;
     for (int64_t i = 0; i < n; i++) {
-        const char *at = from + phx_dtype_bytes(chunk->dtype, i);
-        uint16_t half;
-        if (chunk->dtype == PHX_F32) {
-            memcpy(&to[i], at, sizeof to[i]);
-        } else {
-            memcpy(&half, at, sizeof half);
-            to[i] = chunk->dtype == PHX_BF16 ? phx_f32_from_bf16(half) : phx_f32_from_f16(half);
-        }
+        int64_t in_file = phx_file_tensor_row(chunk->part->tensor, first + i) - first;
+        phx_values_widen(chunk->dtype, chunk->from.data + in_file * (int64_t)each, 1, &to[i]);
         to[i] += chunk->added;
     }
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/base/blocks.h"
 #include "kernels/base/check.h"
 #include "runtime/reference_impl.h"
 
@@ -63,7 +64,8 @@ enum phx_status phx_ref_find(const struct phx_reference *r, enum phx_slot slot, 
         return phx_fail(PHX_BAD_DATA, "%s has no tensor %s", phx_checkpoint_path(r->checkpoint),
                         name);
     int dtype = out->file->dtype;
-    if ((dtype == PHX_F32 || dtype == PHX_F16 || dtype == PHX_BF16) &&
+    if (dtype >= 0 && phx_dtype_traits((enum phx_dtype)dtype)->is_weight &&
+        out->cols % phx_dtype_traits((enum phx_dtype)dtype)->block_elements == 0 &&
         out->file->bytes == phx_dtype_bytes((enum phx_dtype)dtype, span.all_rows * out->cols))
         return PHX_OK;
     return phx_fail(PHX_BAD_DATA, "%s: %s has %zu bytes of type %s, not %lld x %lld numbers",
@@ -130,18 +132,6 @@ static const struct phx_ref_pair *pair_of(const struct phx_reference *r, enum ph
     return &r->tensors[layer * PHX_REF_TENSOR_COUNT + (int)tensor];
 }
 
-static double value_at(enum phx_dtype dtype, const char *data, int64_t index)
-{
-    uint16_t bits;
-    float value;
-    if (dtype == PHX_F32) {
-        memcpy(&value, data + index * (int64_t)sizeof value, sizeof value);
-        return value;
-    }
-    memcpy(&bits, data + index * (int64_t)sizeof bits, sizeof bits);
-    return dtype == PHX_BF16 ? phx_f32_from_bf16(bits) : phx_f32_from_f16(bits);
-}
-
 /* What the rule of struct phx_dummy gives, in the type that the weights would be stored in. */
 static double dummy_at(const struct phx_reference *r, const struct phx_ref_matrix *t, int64_t row,
                        int64_t col)
@@ -153,17 +143,32 @@ static double dummy_at(const struct phx_reference *r, const struct phx_ref_matri
     return value;
 }
 
+/* Block by block: rows of a file are whole ones. */
+static void read_file_row(const struct phx_ref_matrix *t, int64_t row, double *out)
+{
+    enum phx_dtype dtype = (enum phx_dtype)t->file->dtype;
+    int32_t block = phx_dtype_traits(dtype)->block_elements;
+    float values[PHX_MAX_BLOCK_ELEMENTS];
+    for (int64_t c = 0; c < t->cols; c += block) {
+        /* of a vector, whose row is 0, elements may be permuted */
+        int64_t index = t->file->n_dims == 1 ? phx_file_tensor_row(t->file, c)
+                                             : phx_file_tensor_row(t->file, row) * t->cols + c;
+        const char *at = (const char *)t->file->data + phx_dtype_bytes(dtype, index);
+        phx_values_widen(dtype, at, block, values);
+        for (int32_t i = 0; i < block; i++) out[c + i] = (double)values[i];
+    }
+}
+
 void phx_ref_read_row(const struct phx_reference *r, const struct phx_ref_matrix *t, int64_t row,
                       double *out)
 {
     PHX_ASSERT(row >= 0 && row < t->rows);
     row += t->first_row;
-    for (int64_t c = 0; c < t->cols; c++) {
-        out[c] = t->file == NULL
-                     ? dummy_at(r, t, row, c)
-                     : value_at((enum phx_dtype)t->file->dtype, t->file->data, row * t->cols + c);
-        out[c] += t->offset;
-    }
+    if (t->file != NULL)
+        read_file_row(t, row, out);
+    else
+        for (int64_t c = 0; c < t->cols; c++) out[c] = dummy_at(r, t, row, c);
+    for (int64_t c = 0; c < t->cols; c++) out[c] += t->offset;
 }
 
 void phx_reference_row(const struct phx_reference *reference, enum phx_ref_tensor tensor,

@@ -1,16 +1,13 @@
 #include "runtime/safetensors.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "kernels/base/check.h"
 #include "runtime/json.h"
+#include "runtime/new_file.h"
 
 /* Types of the format that no kernel computes with; their sizes are still checked. */
 static const struct {
@@ -28,7 +25,7 @@ static size_t dtype_bits(const char *name, int *out_dtype)
     *out_dtype = -1;
     for (int i = 0; i < PHX_DTYPE_COUNT; i++) {
         const struct phx_dtype_traits *traits = phx_dtype_traits((enum phx_dtype)i);
-        if (strcmp(name, traits->name) == 0) {
+        if (traits->block_elements == 1 && strcmp(name, traits->name) == 0) {
             *out_dtype = i;
             return 8 * (size_t)traits->block_bytes;
         }
@@ -243,81 +240,31 @@ static char *header_text(const struct phx_tensor_to_write *tensors, size_t n)
     return grown;
 }
 
-static bool write_all(int fd, const void *data, size_t bytes)
-{
-    for (const char *at = data; bytes > 0;) {
-        ssize_t n = write(fd, at, bytes);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return false;
-        at += n;
-        bytes -= (size_t)n;
-    }
-    return true;
-}
-
-static bool write_file(int fd, const char *header, const struct phx_tensor_to_write *tensors,
-                       size_t n)
-{
-    uint64_t length = strlen(header);
-    unsigned char prefix[8];
-    for (int i = 0; i < 8; i++) prefix[i] = (unsigned char)(length >> (8 * i));
-    bool ok = write_all(fd, prefix, sizeof prefix) && write_all(fd, header, length);
-    for (size_t i = 0; ok && i < n; i++)
-        ok = write_all(fd, tensors[i].data, tensor_bytes(&tensors[i]));
-    return ok;
-}
-
-/* A new file beside `path`, whose name is to be freed. */
-static enum phx_status open_temporary(const char *path, char **out_name, int *out_fd)
-{
-    struct stat old;
-    /* A rename would put a file in place of a device, a pipe or a link. */
-    if (lstat(path, &old) == 0 && !S_ISREG(old.st_mode))
-        return phx_fail(PHX_USAGE, "cannot write %s: it is there and no regular file", path);
-    if (asprintf(out_name, "%s.tmpXXXXXX", path) < 0)
-        return phx_fail(PHX_OUT_OF_MEMORY, "%s: out of memory", path);
-    *out_fd = mkostemp(*out_name, O_CLOEXEC);
-    if (*out_fd >= 0) return PHX_OK;
-    enum phx_status status = phx_fail(PHX_IO, "cannot write %s: %s", *out_name, strerror(errno));
-    free(*out_name);
-    return status;
-}
-
 enum phx_status phx_safetensors_can_write(const char *path)
 {
-    char *temporary;
-    int fd;
-    PHX_TRY(open_temporary(path, &temporary, &fd));
-    close(fd);
-    unlink(temporary);
-    free(temporary);
+    struct phx_new_file file;
+    PHX_TRY(phx_new_file_open(path, &file));
+    phx_new_file_discard(&file);
     return PHX_OK;
 }
 
 enum phx_status phx_safetensors_write(const char *path, const struct phx_tensor_to_write *tensors,
                                       size_t n)
 {
-    enum phx_status status = PHX_OK;
-    char *header = header_text(tensors, n), *temporary = NULL;
-    int fd;
+    struct phx_new_file file;
+    char *header = header_text(tensors, n);
     if (!header) return phx_fail(PHX_OUT_OF_MEMORY, "%s: out of memory", path);
-    PHX_TRY_GOTO(open_temporary(path, &temporary, &fd), no_file);
-    bool ok = fchmod(fd, 0644) == 0 && write_file(fd, header, tensors, n);
-    int error = errno;
-    if (close(fd) != 0 && ok) {
-        ok = false;
-        error = errno;
+    enum phx_status status = phx_new_file_open(path, &file);
+    if (status == PHX_OK) {
+        uint64_t length = strlen(header);
+        unsigned char prefix[8];
+        for (int i = 0; i < 8; i++) prefix[i] = (unsigned char)(length >> (8 * i));
+        phx_new_file_write(&file, prefix, sizeof prefix);
+        phx_new_file_write(&file, header, length);
+        for (size_t i = 0; i < n; i++)
+            phx_new_file_write(&file, tensors[i].data, tensor_bytes(&tensors[i]));
+        status = phx_new_file_finish(&file);
     }
-    if (ok && rename(temporary, path) != 0) {
-        ok = false;
-        error = errno;
-    }
-    if (!ok) {
-        unlink(temporary);
-        status = phx_fail(PHX_IO, "cannot write %s: %s", path, strerror(error));
-    }
-    free(temporary);
-no_file:
     free(header);
     return status;
 }

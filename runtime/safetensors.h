@@ -21,10 +21,22 @@ struct phx_file_tensor {
     int dtype;           ///< enum phx_dtype, or -1 for a type we have no use for
     int n_dims;
     int64_t shape[PHX_MAX_TENSOR_DIMS];
+    /// 0, or the rows of a head, D, of a file that interleaves its halves: row h D + 2 i + j of the
+    /// file is row h D + j D / 2 + i of the model.
+    int64_t head_rows;
     size_t bytes;
     const void *data; ///< in the mapping
     const char *file; ///< path, for messages; whoever opened or parsed it owns the string
 };
+
+/// Where the model's row `row` lies in the file, of a vector its element.
+static inline int64_t phx_file_tensor_row(const struct phx_file_tensor *tensor, int64_t row)
+{
+    int64_t head = tensor->head_rows, half = head / 2;
+    if (head == 0) return row;
+    int64_t in_head = row % head;
+    return row - in_head + 2 * (in_head % half) + in_head / half;
+}
 
 enum { PHX_SHAPE_TEXT_BYTES = 192 };
 /// "[2, 3]", for messages; returns `text`.
@@ -44,13 +56,17 @@ void phx_safetensors_free_header(struct phx_file_tensor *tensors, size_t n);
 struct phx_checkpoint;
 
 /// DIR/model.safetensors, or the files of DIR/model.safetensors.index.json; or PATH if it is a
-/// file. Every tensor of every file is in it; one name in two files, an index that names a file
-/// outside its folder or a tensor that is not where it says: PHX_BAD_DATA. Tensors need not be
-/// aligned. A file that is shortened while it is mapped kills the process.
+/// file: a GGUF if it begins as one, otherwise safetensors. The tensors of a GGUF have the names
+/// of a Hugging Face checkpoint (gguf_model.h). Every tensor of every file is in it; one name in
+/// two files, an index that names a file outside its folder or a tensor that is not where it says:
+/// PHX_BAD_DATA. Tensors need not be aligned. A file that is shortened while it is mapped kills the
+/// process.
 enum phx_status phx_checkpoint_open(const char *path, struct phx_checkpoint **out);
 void phx_checkpoint_destroy(struct phx_checkpoint *checkpoint);
 /// As it was opened, for messages.
 const char *phx_checkpoint_path(const struct phx_checkpoint *checkpoint);
+/// What says the shapes of its tensors, for messages: "config.json", or "metadata" of a GGUF.
+const char *phx_checkpoint_config_name(const struct phx_checkpoint *checkpoint);
 /// NULL if there is none of this name.
 const struct phx_file_tensor *phx_checkpoint_find(const struct phx_checkpoint *checkpoint,
                                                   const char *name);

@@ -14,9 +14,16 @@ struct phx_weight_walk phx_weight_walk_start(const struct phx_config *config,
     return walk;
 }
 
-bool phx_file_tensor_is_float(const struct phx_file_tensor *tensor)
+bool phx_file_tensor_is_weight(const struct phx_file_tensor *tensor)
 {
-    return tensor->dtype >= 0 && phx_dtype_traits((enum phx_dtype)tensor->dtype)->is_float;
+    return tensor->dtype >= 0 && phx_dtype_traits((enum phx_dtype)tensor->dtype)->is_weight;
+}
+
+struct phx_interval phx_weight_part_file_cols(const struct phx_weight_part *part)
+{
+    int64_t block = phx_dtype_traits((enum phx_dtype)part->tensor->dtype)->block_elements;
+    return (struct phx_interval){part->cols.begin / block * block,
+                                 (part->cols.end + block - 1) / block * block};
 }
 
 static struct phx_weight_part part_of(const struct phx_weight_walk *walk,
@@ -41,24 +48,43 @@ static struct phx_weight_part part_of(const struct phx_weight_walk *walk,
     return part;
 }
 
+/* Below a part of another type: in a band of its own where products take bands, else all in f32. */
+static void join_type(struct phx_weight_place *place, enum phx_dtype dtype, int64_t rows)
+{
+    struct phx_weight_shape *shape = &place->shape;
+    enum phx_dtype last = shape->dtype;
+    int n = 0;
+    for (; n < PHX_MAX_BANDS - 1 && shape->below[n].rows > 0; n++) last = shape->below[n].dtype;
+    if (place->slot != PHX_SLOT_QKV) {
+        if (dtype != shape->dtype) shape->dtype = PHX_F32;
+    } else if (dtype != last) {
+        shape->below[n] = (struct phx_weight_band){dtype, rows};
+    } else if (n > 0) {
+        shape->below[n - 1].rows += rows;
+    }
+}
+
 /* Adds the part and widens the place's shape by it. */
 static void add_part(struct phx_weight_place *place, const struct phx_weight_part *part,
                      enum phx_dtype config_dtype)
 {
     struct phx_weight_shape *shape = &place->shape;
     const struct phx_file_tensor *tensor = part->tensor;
-    enum phx_dtype dtype = config_dtype;
-    if (tensor && phx_file_tensor_is_float(tensor)) dtype = (enum phx_dtype)tensor->dtype;
-    bool same = place->n_parts == 0 || dtype == shape->dtype;
-    shape->dtype = place->is_vector || !same ? PHX_F32 : dtype;
-
+    bool found = tensor && phx_file_tensor_is_weight(tensor);
+    enum phx_dtype dtype = found ? (enum phx_dtype)tensor->dtype : config_dtype;
     int64_t rows = phx_interval_length(part->rows), cols = phx_interval_length(part->cols);
     if (place->is_vector) {
+        shape->dtype = PHX_F32;
         shape->rows = 1;
         shape->cols += cols;
     } else {
+        if (place->n_parts == 0)
+            shape->dtype = dtype;
+        else
+            join_type(place, dtype, rows);
         shape->rows += rows;
         shape->cols = cols;
+        if (found) shape->lead = part->cols.begin - phx_weight_part_file_cols(part).begin;
     }
     PHX_ASSERT(place->n_parts < PHX_MAX_PARTS);
     place->parts[place->n_parts++] = *part;

@@ -31,9 +31,9 @@ struct phx_weight_place {
     int n_parts;
     /// Of a matrix one below the other, of a vector side by side.
     struct phx_weight_part parts[PHX_MAX_PARTS];
-    /// This rank's share of the weight, all its experts together. The type is that of the parts,
-    /// f32 where they differ and for vectors; config->dtype stands for a tensor that is missing or
-    /// not of a float type.
+    /// This rank's share of the weight, all its experts together. The type is that of the parts;
+    /// where they differ, q, k and v have each its own and other weights are f32, as vectors are.
+    /// config->dtype stands for a tensor that is missing or of a type that no weight has.
     struct phx_weight_shape shape;
     size_t vector_offset; ///< bytes into the buffer of all vectors
 };
@@ -57,6 +57,9 @@ struct phx_weight_walk phx_weight_walk_start(const struct phx_config *config,
 bool phx_weight_walk_next(struct phx_weight_walk *walk, struct phx_weight_place *out);
 
 /// True if `tensor` has a type that weights may have.
-bool phx_file_tensor_is_float(const struct phx_file_tensor *tensor);
+bool phx_file_tensor_is_weight(const struct phx_file_tensor *tensor);
+
+/// The columns of the part that are read: whole blocks.
+struct phx_interval phx_weight_part_file_cols(const struct phx_weight_part *part);
 
 #endif

@@ -93,19 +93,25 @@ static enum phx_status check_names(struct phx_weight_walk walk)
     }
     if (missing.count == 0 && unexpected.count == 0) return PHX_OK;
     char text[2][NAMES_BYTES];
-    return phx_fail(
-        PHX_BAD_DATA, "the tensors of %s are not those of its config.json (%s, %d layers)%s%s",
-        phx_checkpoint_path(walk.checkpoint), walk.config->model_type, walk.config->n_layers,
-        list_text(&missing, "missing", text[0]), list_text(&unexpected, "unexpected", text[1]));
+    return phx_fail(PHX_BAD_DATA, "the tensors of %s are not those of its %s (%s, %d layers)%s%s",
+                    phx_checkpoint_path(walk.checkpoint),
+                    phx_checkpoint_config_name(walk.checkpoint), walk.config->model_type,
+                    walk.config->n_layers, list_text(&missing, "missing", text[0]),
+                    list_text(&unexpected, "unexpected", text[1]));
 }
 
-static enum phx_status check_tensor(const struct phx_weight_place *place,
+static enum phx_status check_tensor(const char *config_name, const struct phx_weight_place *place,
                                     const struct phx_weight_part *part)
 {
     const struct phx_file_tensor *tensor = part->tensor;
-    if (!phx_file_tensor_is_float(tensor)) {
+    if (!phx_file_tensor_is_weight(tensor)) {
         return phx_fail(PHX_BAD_DATA,
                         "%s: tensor %s has type %s; a weight must be F32, F16 or BF16",
+                        tensor->file, tensor->name, tensor->dtype_name);
+    }
+    if (place->is_vector && !phx_dtype_traits((enum phx_dtype)tensor->dtype)->is_float) {
+        return phx_fail(PHX_BAD_DATA,
+                        "%s: tensor %s has type %s; a norm or bias must be F32, F16 or BF16",
                         tensor->file, tensor->name, tensor->dtype_name);
     }
     struct phx_file_tensor expected = {.n_dims = 2,
@@ -116,10 +122,9 @@ static enum phx_status check_tensor(const struct phx_weight_place *place,
         memcmp(tensor->shape, expected.shape, sizeof expected.shape) == 0)
         return PHX_OK;
     char found_text[PHX_SHAPE_TEXT_BYTES], expected_text[PHX_SHAPE_TEXT_BYTES];
-    return phx_fail(PHX_BAD_DATA,
-                    "%s: tensor %s has the shape %s, but by config.json it must be %s",
+    return phx_fail(PHX_BAD_DATA, "%s: tensor %s has the shape %s, but by its %s it must be %s",
                     tensor->file, tensor->name, phx_file_tensor_shape_text(tensor, found_text),
-                    phx_file_tensor_shape_text(&expected, expected_text));
+                    config_name, phx_file_tensor_shape_text(&expected, expected_text));
 }
 
 /* A weight of all experts has the type of the first one's. */
@@ -142,7 +147,8 @@ enum phx_status phx_weights_check(const struct phx_config *config,
     enum phx_dtype first = PHX_F32;
     PHX_TRY(check_names(walk));
     while (phx_weight_walk_next(&walk, &place)) {
-        for (int i = 0; i < place.n_parts; i++) PHX_TRY(check_tensor(&place, &place.parts[i]));
+        for (int i = 0; i < place.n_parts; i++)
+            PHX_TRY(check_tensor(phx_checkpoint_config_name(checkpoint), &place, &place.parts[i]));
         PHX_TRY(check_same_type(&place, first));
         if (!place.continues) first = place.shape.dtype;
     }

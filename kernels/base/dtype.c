@@ -3,9 +3,13 @@
 #include "kernels/base/check.h"
 
 static const struct phx_dtype_traits traits[PHX_DTYPE_COUNT] = {
-    [PHX_F32] = {"F32", 1, 4, true},   [PHX_F16] = {"F16", 1, 2, true},
-    [PHX_BF16] = {"BF16", 1, 2, true}, [PHX_I32] = {"I32", 1, 4, false},
-    [PHX_U16] = {"U16", 1, 2, false},  [PHX_U8] = {"U8", 1, 1, false},
+    [PHX_F32] = {"F32", 1, 4, true, true},        [PHX_F16] = {"F16", 1, 2, true, true},
+    [PHX_BF16] = {"BF16", 1, 2, true, true},      [PHX_I32] = {"I32", 1, 4, false, false},
+    [PHX_U16] = {"U16", 1, 2, false, false},      [PHX_U8] = {"U8", 1, 1, false, false},
+    [PHX_Q8_0] = {"Q8_0", 32, 34, false, true},   [PHX_Q4_0] = {"Q4_0", 32, 18, false, true},
+    [PHX_Q4_1] = {"Q4_1", 32, 20, false, true},   [PHX_Q5_0] = {"Q5_0", 32, 22, false, true},
+    [PHX_Q5_1] = {"Q5_1", 32, 24, false, true},   [PHX_Q4_K] = {"Q4_K", 256, 144, false, true},
+    [PHX_Q5_K] = {"Q5_K", 256, 176, false, true}, [PHX_Q6_K] = {"Q6_K", 256, 210, false, true},
 };
 
 const struct phx_dtype_traits *phx_dtype_traits(enum phx_dtype dtype)

@@ -15,13 +15,32 @@
 extern "C" {
 #endif
 
-enum phx_dtype { PHX_F32, PHX_F16, PHX_BF16, PHX_I32, PHX_U16, PHX_U8, PHX_DTYPE_COUNT };
+enum phx_dtype {
+    PHX_F32,
+    PHX_F16,
+    PHX_BF16,
+    PHX_I32,
+    PHX_U16,
+    PHX_U8,
+    PHX_Q8_0, ///< this and what follows: quantised, of weights only (blocks.h)
+    PHX_Q4_0,
+    PHX_Q4_1,
+    PHX_Q5_0,
+    PHX_Q5_1,
+    PHX_Q4_K,
+    PHX_Q5_K,
+    PHX_Q6_K,
+    PHX_DTYPE_COUNT
+};
+
+enum { PHX_MAX_BLOCK_ELEMENTS = 256 };
 
 struct phx_dtype_traits {
-    const char *name;       ///< as in safetensors headers: "F32", "BF16", ...
+    const char *name;       ///< as in files: "F32", "BF16", "Q4_K", ...
     int32_t block_elements; ///< values in a block
     int32_t block_bytes;    ///< bytes of a block
-    bool is_float;          ///< a weight may have this type
+    bool is_float;          ///< f32, f16, bf16: what activations and vectors may have
+    bool is_weight;         ///< a matrix may have this type: the floats and the quantised ones
 };
 
 const struct phx_dtype_traits *phx_dtype_traits(enum phx_dtype dtype);

@@ -39,10 +39,13 @@ enum {
 /// Where the panel of rows [panel * 16, panel * 16 + 16) begins, and how many values it has.
 /// In a panel, value (row, col) lies at index col * 16 + row for f32 and f16. For bf16, columns lie
 /// in pairs, (col / 2) * 32 + row * 2 + col % 2, and an odd last column pairs with zeros. Rows past
-/// the last are zeros.
+/// the last are zeros. Of a quantised type, the 16 blocks of a run of columns lie together, and in
+/// them the 16 rows' byte 0, then their byte 1 and so on, but f16 numbers whole. (Columns count
+/// from the first block's first one.)
 static inline int64_t phx_cpu_panel_values(const struct phx_weight_shape *shape)
 {
-    int64_t cols = shape->dtype == PHX_BF16 ? (shape->cols + 1) / 2 * 2 : shape->cols;
+    int64_t cols = phx_weight_stored_cols(shape);
+    if (shape->dtype == PHX_BF16) cols = (cols + 1) / 2 * 2;
     return cols * PHX_CPU_PANEL;
 }
 
@@ -77,6 +80,11 @@ static inline void *phx_cpu_shared_scratch(const struct phx_stream *stream)
 
 /// Row `row` of a weight as f32, to[cols]. (weight.c)
 void phx_cpu_weight_row(const struct phx_weight *weight, int64_t row, float *to);
+/// The same of a quantised type; and rows from host memory, as phx_weight_write() has them, in the
+/// weight's type. (weight_blocks.c)
+void phx_cpu_blocks_row(const struct phx_weight *weight, int64_t row, float *to);
+void phx_cpu_blocks_write(struct phx_stream *stream, struct phx_weight *weight, int64_t row,
+                          int64_t rows, const void *from, size_t from_pitch);
 
 enum phx_status phx_cpu_embed(struct phx_stream *, const struct phx_embed *);
 enum phx_status phx_cpu_add_norm(struct phx_stream *, const struct phx_add_norm *);

@@ -42,6 +42,8 @@ struct product {
     int max_rows; /* of a tile */
     int64_t n_steps, block_steps;
     size_t step_x_bytes, step_w_bytes; /* of one row of packed activations, of one panel */
+    const struct phx_block_code *code; /* of a quantised weight; NULL: not one */
+    bool expand;                       /* its panels to f32; tiles, steps and x are those of f32 */
 
     struct phx_stream *stream;
     const float *x;
@@ -121,14 +123,16 @@ static void pack_tiles(void *user, int64_t begin, int64_t end, int thread)
         int64_t first = (t - g->first_tile) * p->max_rows, n = min64(p->max_rows, g->rows - first);
         int rows = tile_for(p, n)->rows;
         char *to = (char *)p->packed + (size_t)((g->packed + first) * p->n_steps) * p->step_x_bytes;
-        if (n < rows || in % 2 != 0) memset(to, 0, (size_t)(rows * p->n_steps) * p->step_x_bytes);
+        if (n < rows || in % 2 != 0 || p->code)
+            memset(to, 0, (size_t)(rows * p->n_steps) * p->step_x_bytes);
         for (int64_t k = 0; k < in; k += BLOCK)
             for (int64_t r = 0; r < n; r++) {
                 const float *from = p->x + x_row(p, g->begin + first + r) * p->x_stride;
                 if (p->kind == PHX_TILE_BF16_DOT)
                     pack_pairs(from, k, min64(k + BLOCK, in), rows, (uint16_t *)to + 2 * r);
                 else
-                    pack_floats(p, from, k, min64(k + BLOCK, in), rows, (float *)to + r);
+                    pack_floats(p, from, k, min64(k + BLOCK, in), rows,
+                                (float *)to + p->weight->shape.lead * rows + r);
             }
     }
 }
@@ -171,19 +175,39 @@ static struct piece piece_at(const struct product *p, const struct group *group,
     return piece;
 }
 
+/* `n_steps` columns from `step` on of a group of panels, as f32 panels in `to`. */
+static void expand_group(const struct product *p, const struct piece *piece, int group,
+                         int64_t step, int64_t n_steps, float *to, const char *out[GROUP])
+{
+    const struct phx_dtype_traits *traits = phx_dtype_traits(p->weight->shape.dtype);
+    int64_t block = step / traits->block_elements, n_blocks = n_steps / traits->block_elements;
+    for (int i = 0; i < GROUP; i++) {
+        const char *panel = piece->panels[group + i];
+        bool again = i > 0 && panel == piece->panels[group + i - 1]; /* in vain */
+        out[i] = again ? out[i - 1] : (const char *)(to + (int64_t)i * BLOCK * PHX_CPU_PANEL);
+        if (!again)
+            p->code->expand(panel + block * traits->block_bytes * PHX_CPU_PANEL, n_blocks,
+                            (float *)out[i]);
+    }
+}
+
 /* Add `n_steps` steps from `step` on of a group of panels to the sums of the piece's rows. */
 static void sum_group(const struct product *p, const struct piece *piece, int group, int64_t step,
                       int64_t n_steps, float *sums)
 {
+    const char *from[GROUP];
+    if (p->expand)
+        expand_group(p, piece, group, step, n_steps, sums + ROW_BLOCK * SUM_COLS, from);
+    else
+        for (int i = 0; i < GROUP; i++)
+            from[i] = piece->panels[group + i] + (size_t)step * p->step_w_bytes;
     for (int64_t row = 0; row < piece->rows; row += p->max_rows) {
         const struct phx_tile *tile = tile_for(p, min64(p->max_rows, piece->rows - row));
         int64_t before = (piece->group->packed + piece->row + row) * p->n_steps + step * tile->rows;
         const char *x = p->packed + (size_t)before * p->step_x_bytes;
         for (int i = group; i < group + GROUP && i < piece->n_panels; i += tile->panels) {
-            const char *panels[GROUP];
-            for (int j = 0; j < tile->panels; j++)
-                panels[j] = piece->panels[i + j] + (size_t)step * p->step_w_bytes;
-            tile->run(x, panels, n_steps, sums + row * SUM_COLS + i * PHX_CPU_PANEL, SUM_COLS);
+            tile->run(x, from + i - group, n_steps, sums + row * SUM_COLS + i * PHX_CPU_PANEL,
+                      SUM_COLS);
         }
     }
 }
@@ -246,46 +270,77 @@ static void run_pieces(void *user, int64_t begin, int64_t end, int thread)
 
 /* ---- products ---- */
 
-static void choose_tiles(struct product *p)
+static const struct phx_tile *tiles_of(enum phx_cpu_isa isa, enum phx_tile_kind kind)
 {
-    const struct phx_cpu_device *device = phx_cpu_device(p->stream);
-    enum phx_dtype dtype = p->weight->shape.dtype;
-    p->round = device->bf16_products;
-    p->kind = dtype == PHX_F32 ? PHX_TILE_F32 : dtype == PHX_F16 ? PHX_TILE_F16 : PHX_TILE_BF16;
-    if (p->kind == PHX_TILE_BF16 && p->round && device->isa == PHX_ISA_AVX512_BF16)
-        p->kind = PHX_TILE_BF16_DOT;
-    switch (device->isa) {
+    switch (isa) {
     case PHX_ISA_PORTABLE:
-        p->tiles = phx_tiles_portable(p->kind);
-        p->gate = phx_gate_portable;
-        break;
+        return phx_tiles_portable(kind);
     case PHX_ISA_AVX2:
-        p->tiles = phx_tiles_avx2(p->kind);
-        p->gate = phx_gate_avx2;
-        break;
+        return phx_tiles_avx2(kind);
     case PHX_ISA_AVX512:
-        p->tiles = phx_tiles_avx512(p->kind);
-        p->gate = phx_gate_avx512;
-        break;
-    case PHX_ISA_AVX512_BF16:
-        p->tiles = phx_tiles_avx512_bf16(p->kind);
-        p->gate = phx_gate_avx512;
-        break;
+        return phx_tiles_avx512(kind);
+    default:
+        PHX_ASSERT(isa == PHX_ISA_AVX512_BF16);
+        return phx_tiles_avx512_bf16(kind);
     }
+}
+
+/* A quantised weight: its blocks are steps for a few rows, its columns for many. */
+static void choose_blocks(struct product *p, enum phx_cpu_isa isa, int64_t n_rows)
+{
+    enum phx_dtype dtype = p->weight->shape.dtype;
+    int block = phx_dtype_traits(dtype)->block_elements;
+    p->kind = PHX_TILE_F32;
+    p->code = isa == PHX_ISA_PORTABLE ? phx_blocks_portable(dtype)
+              : isa == PHX_ISA_AVX2   ? phx_blocks_avx2(dtype)
+                                      : phx_blocks_avx512(dtype);
+    p->expand = n_rows > PHX_BLOCK_TILE_MAX_ROWS;
+    p->tiles = p->expand ? tiles_of(isa, PHX_TILE_F32) : p->code->tiles;
+    int step_cols = p->expand ? 1 : block;
+    p->n_steps = phx_weight_stored_cols(&p->weight->shape) / step_cols;
+    p->block_steps = BLOCK / step_cols;
+    p->step_x_bytes = (size_t)step_cols * sizeof(float);
+    p->step_w_bytes = p->expand ? 0 : phx_dtype_bytes(dtype, block * PHX_CPU_PANEL);
+}
+
+static void choose_plain(struct product *p, enum phx_cpu_isa isa)
+{
+    enum phx_dtype dtype = p->weight->shape.dtype;
+    p->kind = dtype == PHX_F32 ? PHX_TILE_F32 : dtype == PHX_F16 ? PHX_TILE_F16 : PHX_TILE_BF16;
+    if (p->kind == PHX_TILE_BF16 && p->round && isa == PHX_ISA_AVX512_BF16)
+        p->kind = PHX_TILE_BF16_DOT;
+    p->tiles = tiles_of(isa, p->kind);
     int step_cols = dtype == PHX_BF16 ? 2 : 1;
     p->n_steps = blocks_of(p->weight->shape.cols, step_cols);
     p->block_steps = BLOCK / step_cols;
     p->step_x_bytes = p->kind == PHX_TILE_BF16_DOT ? 4 : (size_t)step_cols * sizeof(float);
     p->step_w_bytes = phx_dtype_bytes(dtype, step_cols * PHX_CPU_PANEL);
+}
+
+/* For groups of about n_rows. */
+static void choose_tiles(struct product *p, int64_t n_rows)
+{
+    const struct phx_cpu_device *device = phx_cpu_device(p->stream);
+    p->round = device->bf16_products;
+    p->gate = device->isa == PHX_ISA_PORTABLE ? phx_gate_portable
+              : device->isa == PHX_ISA_AVX2   ? phx_gate_avx2
+                                              : phx_gate_avx512;
+    if (phx_dtype_traits(p->weight->shape.dtype)->is_float)
+        choose_plain(p, device->isa);
+    else
+        choose_blocks(p, device->isa, n_rows);
     p->max_rows = tile_for(p, INT64_MAX)->rows;
     PHX_ASSERT(ROW_BLOCK % p->max_rows == 0);
 }
 
-/* One row of floats is packed as it lies, but for what would pair with an odd last column. */
+/* One row of floats is packed as it lies, but for what would pair with an odd last column or fill
+ * up blocks. */
 static bool lies_packed(const struct product *p)
 {
-    return p->order == NULL && p->groups[0].rows == 1 && !p->round &&
-           (p->step_x_bytes == 4 || p->weight->shape.cols % 2 == 0);
+    bool padded =
+        (size_t)p->n_steps * p->step_x_bytes !=
+        (size_t)p->weight->shape.cols * sizeof(float); /* or in bf16: then it is rounded */
+    return p->order == NULL && p->groups[0].rows == 1 && !p->round && !padded;
 }
 
 static void pack(struct product *p, int64_t n_rows)
@@ -352,7 +407,7 @@ static void add_group(struct product *p, int64_t begin, int64_t rows, int64_t we
 static void multiply_rows(struct product *p, int64_t n_rows)
 {
     if (n_rows == 0 || p->n_out == 0) return;
-    choose_tiles(p);
+    choose_tiles(p, n_rows);
     add_group(p, 0, n_rows, 0);
     multiply(p);
 }
@@ -364,12 +419,19 @@ static int64_t packed_room(const struct product *p)
     return (int64_t)(bytes / ((size_t)p->n_steps * p->step_x_bytes));
 }
 
+static int64_t mean_rows(const int32_t *starts, int32_t n_experts)
+{
+    int64_t n_used = 0;
+    for (int32_t e = 0; e < n_experts; e++) n_used += starts[e + 1] > starts[e];
+    return n_used > 0 ? blocks_of(starts[n_experts], n_used) : 0;
+}
+
 static void multiply_by_expert(struct product *p, const struct phx_routing *routing)
 {
     const int32_t *starts = phx_cpu_expert_starts(routing);
     const int64_t weight_rows = p->gated ? 2 * p->n_out : p->n_out;
     p->order = phx_cpu_expert_pairs(routing);
-    choose_tiles(p);
+    choose_tiles(p, mean_rows(starts, routing->n_local));
     const int64_t room = packed_room(p);
     int64_t used = 0;
     for (int32_t e = 0; e < routing->n_local; e++) {
@@ -462,13 +524,16 @@ enum phx_status phx_cpu_experts_down(struct phx_stream *stream, const struct phx
     return PHX_OK;
 }
 
+/* Sums, and a group of panels expanded. */
 size_t phx_cpu_linear_thread_bytes(void)
 {
-    return sizeof(float) * ROW_BLOCK * SUM_COLS;
+    return sizeof(float) * (ROW_BLOCK * SUM_COLS + GROUP * BLOCK * PHX_CPU_PANEL);
 }
 
-/* The last tile may take one row more than it has; an odd input is padded to a pair. */
+/* The last tile may take one row more than it has; the input is padded to whole blocks at both
+ * ends. */
 size_t phx_cpu_linear_shared_bytes(const struct phx_limits *limits)
 {
-    return sizeof(float) * (size_t)(limits->max_rows + 1) * (size_t)(limits->max_in + 1);
+    return sizeof(float) * (size_t)(limits->max_rows + 1) *
+           (size_t)(limits->max_in + 2 * PHX_MAX_BLOCK_ELEMENTS);
 }

@@ -32,6 +32,18 @@ const struct phx_tile *phx_tiles_avx2(enum phx_tile_kind kind);
 const struct phx_tile *phx_tiles_avx512(enum phx_tile_kind kind);
 const struct phx_tile *phx_tiles_avx512_bf16(enum phx_tile_kind kind);
 
+/// What multiplies with a quantised weight: for one or two rows tiles whose step is a block, with
+/// activations float x[step][columns of a block][rows]; for more, panels are expanded to f32, in
+/// the layout of f32 panels, and multiplied as such. Both give the same bits.
+struct phx_block_code {
+    struct phx_tile tiles[3]; ///< as those of a kind
+    void (*expand)(const char *panel, int64_t n_blocks, float *to);
+};
+enum { PHX_BLOCK_TILE_MAX_ROWS = 2 };
+const struct phx_block_code *phx_blocks_portable(enum phx_dtype dtype);
+const struct phx_block_code *phx_blocks_avx2(enum phx_dtype dtype);
+const struct phx_block_code *phx_blocks_avx512(enum phx_dtype dtype);
+
 /// out[i] = act(z[i]) * up[i] for n values, as in phx_gate_up.
 void phx_gate_portable(enum phx_activation activation, const float *z, const float *up, int64_t n,
                        float *out);

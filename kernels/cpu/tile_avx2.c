@@ -31,6 +31,9 @@ static inline __m256 vector_odd(const char *from)
     return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000u)));
 }
 
+#define bits_u8(from) (bits) _mm256_cvtepu8_epi32(_mm_loadu_si64(from))
+#define ints_i8(from) (ints) _mm256_cvtepi8_epi32(_mm_loadu_si64(from))
+
 #include "kernels/cpu/gate_body.h"
 #include "kernels/cpu/tile_body.h"
 
@@ -53,6 +56,20 @@ const struct phx_tile *phx_tiles_avx2(enum phx_tile_kind kind)
         [PHX_TILE_F32] = TABLE(f32), [PHX_TILE_F16] = TABLE(f16), [PHX_TILE_BF16] = TABLE(bf16)};
     PHX_ASSERT(kind < PHX_TILE_BF16_DOT);
     return tiles[kind];
+}
+
+#include "kernels/cpu/block_body.h"
+
+#define CODE(type) BLOCK_TILE(type, 1, 2) BLOCK_TILE(type, 2, 2) BLOCK_EXPAND(type)
+EACH_BLOCK_TYPE(CODE)
+
+const struct phx_block_code *phx_blocks_avx2(enum phx_dtype dtype)
+{
+#define ENTRY(type)                                                                                \
+    [PHX_##type] = {{{1, 2, type##_1}, {2, 2, type##_2}, {0, 0, NULL}}, expand_##type},
+    static const struct phx_block_code codes[PHX_DTYPE_COUNT] = {EACH_BLOCK_TYPE(ENTRY)};
+    PHX_ASSERT(codes[dtype].expand != NULL);
+    return &codes[dtype];
 }
 
 void phx_gate_avx2(enum phx_activation activation, const float *z, const float *up, int64_t n,

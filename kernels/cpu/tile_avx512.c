@@ -28,6 +28,23 @@ const struct phx_tile *phx_tiles_avx512(enum phx_tile_kind kind)
     return tiles[kind];
 }
 
+#define bits_u8(from) (bits) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(from)))
+#define ints_i8(from) (ints) _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(from)))
+
+#include "kernels/cpu/block_body.h"
+
+#define CODE(type) BLOCK_TILE(type, 1, 4) BLOCK_TILE(type, 2, 4) BLOCK_EXPAND(type)
+EACH_BLOCK_TYPE(CODE)
+
+const struct phx_block_code *phx_blocks_avx512(enum phx_dtype dtype)
+{
+#define ENTRY(type)                                                                                \
+    [PHX_##type] = {{{1, 4, type##_1}, {2, 4, type##_2}, {0, 0, NULL}}, expand_##type},
+    static const struct phx_block_code codes[PHX_DTYPE_COUNT] = {EACH_BLOCK_TYPE(ENTRY)};
+    PHX_ASSERT(codes[dtype].expand != NULL);
+    return &codes[dtype];
+}
+
 void phx_gate_avx512(enum phx_activation activation, const float *z, const float *up, int64_t n,
                      float *out)
 {

@@ -71,6 +71,22 @@ static inline vector vector_odd(const char *from)
     return (vector)(load_pairs(from) & 0xffff0000u);
 }
 
+static inline vector_bits bits_u8(const char *from)
+{
+    uint8_t u[4];
+    memcpy(u, from, sizeof u);
+    return (vector_bits){u[0], u[1], u[2], u[3]};
+}
+
+typedef int32_t vector_ints __attribute__((vector_size(16)));
+
+static inline vector_ints ints_i8(const char *from)
+{
+    int8_t i[4];
+    memcpy(i, from, sizeof i);
+    return (vector_ints){i[0], i[1], i[2], i[3]};
+}
+
 #include "kernels/cpu/gate_body.h"
 #include "kernels/cpu/tile_body.h"
 
@@ -93,6 +109,20 @@ const struct phx_tile *phx_tiles_portable(enum phx_tile_kind kind)
         [PHX_TILE_F32] = TABLE(f32), [PHX_TILE_F16] = TABLE(f16), [PHX_TILE_BF16] = TABLE(bf16)};
     PHX_ASSERT(kind < PHX_TILE_BF16_DOT);
     return tiles[kind];
+}
+
+#include "kernels/cpu/block_body.h"
+
+#define CODE(type) BLOCK_TILE(type, 1, 1) BLOCK_TILE(type, 2, 1) BLOCK_EXPAND(type)
+EACH_BLOCK_TYPE(CODE)
+
+const struct phx_block_code *phx_blocks_portable(enum phx_dtype dtype)
+{
+#define ENTRY(type)                                                                                \
+    [PHX_##type] = {{{1, 1, type##_1}, {2, 1, type##_2}, {0, 0, NULL}}, expand_##type},
+    static const struct phx_block_code codes[PHX_DTYPE_COUNT] = {EACH_BLOCK_TYPE(ENTRY)};
+    PHX_ASSERT(codes[dtype].expand != NULL);
+    return &codes[dtype];
 }
 
 void phx_gate_portable(enum phx_activation activation, const float *z, const float *up, int64_t n,

@@ -18,6 +18,17 @@ const struct phx_tile *phx_tiles_avx512_bf16(enum phx_tile_kind kind)
     return phx_tiles_avx2(kind);
 }
 
+const struct phx_block_code *phx_blocks_avx2(enum phx_dtype dtype)
+{
+    (void)dtype;
+    phx_assert_failed("an x86 processor", __FILE__, __LINE__);
+}
+
+const struct phx_block_code *phx_blocks_avx512(enum phx_dtype dtype)
+{
+    return phx_blocks_avx2(dtype);
+}
+
 void phx_gate_avx2(enum phx_activation activation, const float *z, const float *up, int64_t n,
                    float *out)
 {

@@ -4,11 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/base/blocks.h"
 #include "kernels/base/check.h"
 #include "kernels/cpu/cpu.h"
 
 enum {
-    CHUNK = 256,           /* columns made at a time; even, so that pairs stay whole */
+    CHUNK = 256,           /* columns made at a time: whole pairs, whole blocks */
     PIECE_VALUES = 1 << 16 /* values that are worth a thread's attention */
 };
 
@@ -31,38 +32,6 @@ static int64_t min64(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static void widen(enum phx_dtype dtype, const void *from, int64_t n, float *to)
-{
-    const uint16_t *from16 = from;
-    switch (dtype) {
-    case PHX_F16:
-        for (int64_t i = 0; i < n; i++) to[i] = phx_f32_from_f16(from16[i]);
-        break;
-    case PHX_BF16:
-        for (int64_t i = 0; i < n; i++) to[i] = phx_f32_from_bf16(from16[i]);
-        break;
-    default:
-        PHX_ASSERT(dtype == PHX_F32);
-        memcpy(to, from, (size_t)n * sizeof *to);
-    }
-}
-
-static void narrow(enum phx_dtype dtype, const float *from, int64_t n, void *to)
-{
-    uint16_t *to16 = to;
-    switch (dtype) {
-    case PHX_F16:
-        for (int64_t i = 0; i < n; i++) to16[i] = phx_f16_from_f32(from[i]);
-        break;
-    case PHX_BF16:
-        for (int64_t i = 0; i < n; i++) to16[i] = phx_bf16_from_f32(from[i]);
-        break;
-    default:
-        PHX_ASSERT(dtype == PHX_F32);
-        memcpy(to, from, (size_t)n * sizeof *from);
-    }
-}
-
 static void make_from_host(const struct source *s, int64_t row, int64_t col, int64_t n, void *to)
 {
     const char *from =
@@ -72,10 +41,9 @@ static void make_from_host(const struct source *s, int64_t row, int64_t col, int
         memcpy(to, from, phx_dtype_bytes(dtype, n));
         return;
     }
-    float raw[CHUNK], wide[CHUNK]; /* raw: files align nothing */
-    memcpy(raw, from, phx_dtype_bytes(s->from_dtype, n));
-    widen(s->from_dtype, raw, n, wide);
-    narrow(dtype, wide, n, to);
+    float wide[CHUNK];
+    phx_values_widen(s->from_dtype, from, n, wide);
+    phx_values_narrow(dtype, wide, n, to);
 }
 
 static void make_dummy(const struct source *s, int64_t row, int64_t col, int64_t n, void *to)
@@ -87,7 +55,7 @@ static void make_dummy(const struct source *s, int64_t row, int64_t col, int64_t
         float scaled = s->dummy.scale * phx_dummy_unit(key, first + (uint32_t)i);
         wide[i] = s->dummy.center + scaled;
     }
-    narrow(s->weight->shape.dtype, wide, n, to);
+    phx_values_narrow(s->weight->shape.dtype, wide, n, to);
 }
 
 /* Values [col, col + n) of a row to their places in its panel; col is even. */
@@ -187,6 +155,10 @@ enum phx_status phx_cpu_weight_write(struct phx_stream *stream, struct phx_weigh
                             .from_dtype = from_dtype,
                             .from = from,
                             .from_pitch = from_pitch};
+    if (!phx_dtype_traits(weight->shape.dtype)->is_float) {
+        phx_cpu_blocks_write(stream, weight, row, rows, from, from_pitch);
+        return PHX_OK;
+    }
     return fill(stream, &source);
 }
 
@@ -217,9 +189,11 @@ void phx_cpu_weight_row(const struct phx_weight *weight, int64_t row, float *to)
         for (int64_t c = 0; c < cols; c++)
             to[c] = phx_f32_from_bf16(from[c / 2 * 2 * PHX_CPU_PANEL + 2 * lane + c % 2]);
         break;
-    default:
-        PHX_ASSERT(weight->shape.dtype == PHX_F32);
+    case PHX_F32:
         for (int64_t c = 0; c < cols; c++) to[c] = ((const float *)panel)[c * PHX_CPU_PANEL + lane];
+        break;
+    default:
+        phx_cpu_blocks_row(weight, row, to);
     }
 }
 

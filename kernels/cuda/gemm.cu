@@ -1,21 +1,18 @@
 /* Products of any types and sizes, on plain f32 arithmetic: what cuBLASLt does not take. And the
  * small kernels around products. */
 #include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/plain_tile.cuh"
 #include "kernels/cuda/types.cuh"
 
 enum {
-    TILE = 64,  /* rows and columns of out that a block computes */
-    DEPTH = 16, /* of the inner dimension at a time */
-    SIDE = 16,  /* threads a side, each with 4 x 4 outputs */
-    EACH = TILE / SIDE,
-    THREADS = SIDE * SIDE,
+    THREADS = PLAIN_THREADS,
     MAX_GRID_Y = 65535,
 };
 
 /* TILE rows of a [rows, in] matrix, DEPTH columns from k on, laid down column by column. */
 template <typename T>
 __device__ inline void load_tile(const T *from, int64_t stride, int64_t row, int64_t rows,
-                                 int64_t k, int64_t in, float (*to)[TILE + 1])
+                                 int64_t k, int64_t in, plain_operand &to)
 {
     for (int i = threadIdx.x; i < TILE * DEPTH; i += THREADS) {
         const int r = i / DEPTH, c = i % DEPTH;
@@ -27,7 +24,7 @@ __device__ inline void load_tile(const T *from, int64_t stride, int64_t row, int
 template <typename W, typename X>
 __global__ void __launch_bounds__(THREADS) gemm(struct phx_cuda_product p)
 {
-    __shared__ float x[DEPTH][TILE + 1], w[DEPTH][TILE + 1];
+    __shared__ plain_operand x, w;
     const int64_t row = (int64_t)blockIdx.y * TILE, col = (int64_t)blockIdx.x * TILE;
     const int down = threadIdx.x / SIDE, across = threadIdx.x % SIDE;
     float acc[EACH][EACH] = {};
@@ -36,18 +33,7 @@ __global__ void __launch_bounds__(THREADS) gemm(struct phx_cuda_product p)
         load_tile((const X *)p.x, p.x_stride, row, p.n, k, p.in, x);
         load_tile((const W *)p.weight, p.in, col, p.n_out, k, p.in, w);
         __syncthreads();
-        for (int d = 0; d < DEPTH; d++) {
-            float a[EACH], b[EACH];
-#pragma unroll
-            for (int i = 0; i < EACH; i++) {
-                a[i] = x[d][down + i * SIDE];
-                b[i] = w[d][across + i * SIDE];
-            }
-#pragma unroll
-            for (int i = 0; i < EACH; i++)
-#pragma unroll
-                for (int j = 0; j < EACH; j++) acc[i][j] = fmaf(a[i], b[j], acc[i][j]);
-        }
+        multiply_plain(x, w, down, across, acc);
         __syncthreads();
     }
 #pragma unroll

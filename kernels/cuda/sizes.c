@@ -67,5 +67,7 @@ size_t phx_cuda_stream_scratch_bytes(const struct phx_device *device,
 size_t phx_cuda_weight_bytes(const struct phx_device *device, const struct phx_weight_shape *shape)
 {
     (void)device;
+    if (!phx_dtype_traits(shape->dtype)->is_float) /* as in files; phx_weight_create() refuses */
+        return (size_t)shape->rows * phx_dtype_bytes(shape->dtype, phx_weight_stored_cols(shape));
     return phx_dtype_bytes(shape->dtype, shape->rows * phx_cuda_pitch(shape->cols));
 }

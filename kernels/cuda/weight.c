@@ -14,6 +14,12 @@ enum phx_status phx_cuda_weight_create(struct phx_device *device,
                                        const struct phx_weight_shape *shape,
                                        struct phx_weight **out)
 {
+    if (!phx_dtype_traits(shape->dtype)->is_float) {
+        return phx_fail(PHX_UNSUPPORTED,
+                        "weights of type %s are not computed with on a GPU: use --device cpu, or "
+                        "phalanx convert to f16 or bf16",
+                        phx_dtype_traits(shape->dtype)->name);
+    }
     struct phx_weight *weight = malloc(sizeof *weight);
     if (weight == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a weight's handle");
     *weight = (struct phx_weight){.device = device, .shape = *shape};

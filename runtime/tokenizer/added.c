@@ -59,9 +59,8 @@ static size_t narrow(const struct phx_added_set *set, size_t low, size_t high, s
     return low;
 }
 
-/* The longest token that data[0, n) begins with, and its bytes. */
-static const struct phx_added *longest(const struct phx_added_set *set, const char *data, size_t n,
-                                       size_t *bytes)
+const struct phx_added *phx_added_set_longest(const struct phx_added_set *set, const char *data,
+                                              size_t n, size_t *bytes)
 {
     const struct phx_added *best = NULL;
     size_t low = 0, high = set->n;
@@ -105,7 +104,8 @@ static enum phx_status split_piece(const struct phx_added_set *set, struct phx_t
     const char *data = text->bytes.data + piece->start;
     size_t done = 0, bytes = 1;
     for (size_t at = 0; at < piece->n; at += bytes) {
-        const struct phx_added *token = longest(set, data + at, piece->n - at, &bytes);
+        const struct phx_added *token =
+            phx_added_set_longest(set, data + at, piece->n - at, &bytes);
         if (!token) {
             bytes = 1;
             continue;

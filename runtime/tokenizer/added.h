@@ -32,6 +32,10 @@ enum phx_status phx_added_set_create(const char *file, const struct phx_added *t
                                      bool normalized, struct phx_added_set *out);
 void phx_added_set_destroy(struct phx_added_set *set);
 
+/// The longest token that data[0, n) begins with, and its bytes; NULL if there is none.
+const struct phx_added *phx_added_set_longest(const struct phx_added_set *set, const char *data,
+                                              size_t n, size_t *bytes);
+
 /// Cut the pieces of the text at the tokens that are written in it.
 enum phx_status phx_added_set_split(const struct phx_added_set *set, struct phx_text *text);
 

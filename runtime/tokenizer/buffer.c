@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/base/check.h"
+#include "kernels/base/random.h"
 
 enum phx_status phx_buffer_reserve(void *data, size_t *capacity, size_t n, size_t more,
                                    size_t item_bytes)
@@ -52,4 +53,26 @@ enum phx_status phx_ids_append(struct phx_ids *ids, int32_t id)
     PHX_TRY(PHX_RESERVE(ids, 1));
     ids->data[ids->n++] = id;
     return PHX_OK;
+}
+
+uint64_t phx_text_hash(const char *data, size_t n)
+{
+    uint64_t hash = 0xcbf29ce484222325u + n;
+    while (n >= 8) {
+        uint64_t word;
+        memcpy(&word, data, 8);
+        hash = phx_mix64(hash ^ word);
+        data += 8;
+        n -= 8;
+    }
+    uint64_t tail = 0;
+    memcpy(&tail, data, n);
+    return phx_mix64(hash ^ tail);
+}
+
+size_t phx_slots_for(size_t n)
+{
+    size_t slots = 16;
+    while (slots < 2 * n) slots *= 2;
+    return slots;
 }

@@ -40,4 +40,9 @@ enum phx_status phx_bytes_append(struct phx_bytes *bytes, const char *data, size
 const char *phx_bytes_find(const char *data, size_t n, const char *wanted, size_t wanted_bytes);
 enum phx_status phx_ids_append(struct phx_ids *ids, int32_t id);
 
+/// For tables by hash, probed one slot after the other.
+uint64_t phx_text_hash(const char *data, size_t n);
+/// A power of two, of which n items take at most half.
+size_t phx_slots_for(size_t n);
+
 #endif

@@ -4,6 +4,7 @@
 
 #include "kernels/base/check.h"
 #include "runtime/json.h"
+#include "runtime/tokenizer/charsmap.h"
 #include "runtime/tokenizer/tokenizer_impl.h"
 
 /* GPT-2's words, which ByteLevel brings along. */
@@ -182,6 +183,25 @@ static enum phx_status parse_replace(const struct target *t, const struct phx_js
     return parse_pattern(json, &step->pattern);
 }
 
+static enum phx_status parse_precompiled(const struct target *t, const struct phx_json *json)
+{
+    const char *text = NULL;
+    struct phx_step *step;
+    struct phx_bytes map = {0};
+    enum phx_status status;
+    PHX_TRY(required_string(json, "precompiled_charsmap", &text));
+    PHX_TRY(add_step(t, PHX_STEP_MAP, &step));
+    step->rules = calloc(1, sizeof *step->rules);
+    if (!step->rules) {
+        return phx_fail(PHX_OUT_OF_MEMORY, "%s: no memory for a component", t->file);
+    }
+    PHX_TRY_GOTO(phx_base64_decode(t->file, text, &map), done);
+    PHX_TRY_GOTO(phx_charsmap_create(t->file, map.data, map.n, &step->rules->map), done);
+done:
+    free(map.data);
+    return status;
+}
+
 /* Pre-tokenizers. */
 
 static enum phx_status parse_byte_level(const struct target *t, const struct phx_json *json)
@@ -337,6 +357,7 @@ static const struct component normalizers[] = {
     {"Strip", parse_trim, 0},
     {"Prepend", parse_prepend, 0},
     {"Replace", parse_replace, 0},
+    {"Precompiled", parse_precompiled, 0},
 };
 
 static const struct component pre_tokenizers[] = {

@@ -8,9 +8,10 @@
 
 struct stage_state {
     struct phx_bytes held;  /* of the current token: text that cannot be passed on yet */
-    struct phx_bytes bytes; /* byte level, byte fallback: bytes that are not text yet */
+    struct phx_bytes bytes; /* byte level, byte fallback, pieces: bytes that are not text yet */
     int64_t n_stripped; /* strip: contents taken off the start of this token; -1: that is over */
-    bool past_first;    /* metaspace, spaces: this is not the first token */
+    bool past_first;    /* metaspace, spaces: this is not the first token; pieces: nothing is
+                           dropped any more */
 };
 
 struct phx_decoding {
@@ -94,6 +95,25 @@ static enum phx_status feed_bytes(struct phx_decoding *d, size_t stage, bool ove
         }
         at += n;
     }
+    drop(bytes, at);
+    return PHX_OK;
+}
+
+/* As sentencepiece: the characters among the bytes, and a U+FFFD for each byte of none. */
+static enum phx_status feed_run(struct phx_decoding *d, size_t stage, bool over)
+{
+    struct phx_bytes *bytes = &d->states[stage].bytes;
+    size_t at = 0;
+    while (at < bytes->n) {
+        const char *rest = bytes->data + at;
+        size_t n = phx_utf8_valid(rest, bytes->n - at);
+        enum phx_utf8_unit unit = PHX_UTF8_CHARACTER;
+        if (n == 0) phx_utf8_unit(rest, bytes->n - at, &unit);
+        if (unit == PHX_UTF8_CUT && !over) break;
+        PHX_TRY(n ? feed(d, stage + 1, rest, n) : feed_replacements(d, stage + 1, 1));
+        at += n ? n : 1;
+    }
+    if (at) d->states[stage].past_first = true;
     drop(bytes, at);
     return PHX_OK;
 }
@@ -190,6 +210,37 @@ static enum phx_status metaspace(struct phx_decoding *d, size_t stage, const cha
     }
 }
 
+static enum phx_status end_piece(struct phx_decoding *d, size_t stage)
+{
+    const struct phx_stage *s = &d->decoder->data[stage];
+    struct stage_state *state = &d->states[stage];
+    size_t mark_bytes = strlen(s->content), done = 0;
+    int byte = s->bytes ? fallback_byte(&state->held) : -1;
+    if (byte >= 0) {
+        state->held.n = 0;
+        PHX_TRY(phx_bytes_append(&state->bytes, &(char){(char)byte}, 1));
+        return feed_run(d, stage, false);
+    }
+    PHX_TRY(feed_run(d, stage, true));
+    const char *text = state->held.data;
+    size_t n = state->held.n;
+    if (s->drop_first && !state->past_first && n >= mark_bytes &&
+        memcmp(text, s->content, mark_bytes) == 0) {
+        done = mark_bytes;
+        state->past_first = !s->drop_all;
+    }
+    if (n > done) state->past_first = true;
+    while (done < n) {
+        const char *hit = phx_bytes_find(text + done, n - done, s->content, mark_bytes);
+        size_t at = hit ? (size_t)(hit - text) : n;
+        PHX_TRY(feed(d, stage + 1, text + done, at - done));
+        if (hit) PHX_TRY(feed(d, stage + 1, " ", 1));
+        done = hit ? at + mark_bytes : n;
+    }
+    state->held.n = 0;
+    return end_token(d, stage + 1);
+}
+
 static enum phx_status strip(struct phx_decoding *d, size_t stage, const char *text, size_t n)
 {
     const struct phx_stage *s = &d->decoder->data[stage];
@@ -228,6 +279,7 @@ static enum phx_status feed(struct phx_decoding *d, size_t stage, const char *te
     switch (s->kind) {
     case PHX_STAGE_BYTE_LEVEL:
     case PHX_STAGE_BYTE_FALLBACK:
+    case PHX_STAGE_PIECES:
         return phx_bytes_append(&state->held, text, n);
     case PHX_STAGE_REPLACE:
         PHX_TRY(phx_bytes_append(&state->held, text, n));
@@ -256,6 +308,8 @@ static enum phx_status end_token(struct phx_decoding *d, size_t stage)
         return feed_bytes(d, stage, false);
     case PHX_STAGE_BYTE_FALLBACK:
         return end_fallback_token(d, stage);
+    case PHX_STAGE_PIECES:
+        return end_piece(d, stage);
     case PHX_STAGE_REPLACE:
         PHX_TRY(replace(d, stage, true));
         break;
@@ -281,6 +335,8 @@ static enum phx_status end_all(struct phx_decoding *d, size_t stage)
         return end_token(d, stage + 1);
     case PHX_STAGE_BYTE_FALLBACK:
         return end_run(d, stage);
+    case PHX_STAGE_PIECES:
+        return feed_run(d, stage, true);
     case PHX_STAGE_FUSE:
         return end_token(d, stage + 1);
     case PHX_STAGE_REPLACE:

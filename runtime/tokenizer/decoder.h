@@ -23,6 +23,8 @@ enum phx_stage_kind {
     PHX_STAGE_FUSE,      ///< joins all tokens
     PHX_STAGE_STRIP,     ///< up to `start` and `stop` contents off the ends of each token
     PHX_STAGE_SPACES,    ///< a space between tokens
+    PHX_STAGE_PIECES,    ///< as sentencepiece: U+2581 to a space, runs of <0xHH> to the text of the
+                         ///< bytes if `bytes`; drop_first, drop_all
 };
 
 struct phx_stage {
@@ -30,11 +32,13 @@ struct phx_stage {
     char *content;               ///< owned
     struct phx_pattern *pattern; ///< owned
     int64_t start, stop;
-    bool drop_first;
+    bool drop_first; ///< pieces: the U+2581 that the first token begins with
+    bool drop_all;   ///< and also those of the next tokens, until there is text
+    bool bytes;
 };
 
-/// Immutable once filled. Byte level, byte fallback and the replacement of an expression need whole
-/// tokens: they may not come after what joins all tokens.
+/// Immutable once filled. Byte level, byte fallback, the replacement of an expression and pieces
+/// need whole tokens: they may not come after what joins all tokens.
 struct phx_decoder {
     struct phx_stage *data;
     size_t n, capacity;

@@ -1,3 +1,4 @@
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -5,9 +6,6 @@
 #include "kernels/base/check.h"
 #include "runtime/json.h"
 #include "runtime/tokenizer/tokenizer_impl.h"
-
-/* Tables are indexed by id; the largest vocabularies have a million tokens. */
-enum { MAX_ID = (1 << 22) - 1 };
 
 static enum phx_status no_memory(const char *file)
 {
@@ -17,16 +15,10 @@ static enum phx_status no_memory(const char *file)
 static enum phx_status check_id(const char *file, const char *text, const json_t *value)
 {
     json_int_t id = json_integer_value(value);
-    if (json_is_integer(value) && id >= 0 && id <= MAX_ID) return PHX_OK;
+    if (json_is_integer(value) && id >= 0 && id <= PHX_MAX_TOKEN_ID) return PHX_OK;
     char found[PHX_JSON_TEXT_BYTES];
     return phx_fail(PHX_BAD_DATA, "%s: the id of the token \"%s\" is %s; it must be from 0 to %d",
-                    file, text, value ? phx_json_text(value, found) : "missing", MAX_ID);
-}
-
-static enum phx_status used_twice(const char *file, int32_t id, const char *a, const char *b)
-{
-    return phx_fail(PHX_BAD_DATA, "%s: the tokens \"%s\" and \"%s\" have the same id %d", file, a,
-                    b, id);
+                    file, text, value ? phx_json_text(value, found) : "missing", PHX_MAX_TOKEN_ID);
 }
 
 static enum phx_status parse_added_token(const char *file, const json_t *value,
@@ -64,7 +56,7 @@ static enum phx_status parse_added(const char *file, const json_t *list, struct 
     return PHX_OK;
 }
 
-static enum phx_status parse_vocabulary(const char *file, json_t *vocabulary, size_t n_merges,
+static enum phx_status parse_vocabulary(const char *file, json_t *vocabulary,
                                         struct phx_tokenizer *t)
 {
     size_t bytes = 0;
@@ -77,26 +69,29 @@ static enum phx_status parse_vocabulary(const char *file, json_t *vocabulary, si
         if (id >= t->n_tokens) t->n_tokens = id + 1;
         bytes += strlen(text) + 1;
     }
-    t->vocabulary = malloc(bytes + 1);
-    if (!t->vocabulary) return no_memory(file);
-    PHX_TRY(phx_bpe_create(t->n_tokens, json_object_size(vocabulary), n_merges, &t->bpe));
-    char *next = t->vocabulary;
+    t->texts = malloc(bytes + 1);
+    if (!t->texts) return no_memory(file);
+    PHX_TRY(phx_vocabulary_create(t->n_tokens, json_object_size(vocabulary), &t->vocabulary));
+    char *next = t->texts;
     json_object_foreach(vocabulary, text, value)
     {
         int32_t id = (int32_t)json_integer_value(value);
         size_t n = strlen(text);
-        if (t->bpe.tokens[id].data) return used_twice(file, id, t->bpe.tokens[id].data, text);
+        if (t->vocabulary.tokens[id].data) {
+            return phx_fail(PHX_BAD_DATA, PHX_SAME_ID, file, t->vocabulary.tokens[id].data, text,
+                            id);
+        }
         memcpy(next, text, n + 1);
-        phx_bpe_add_token(&t->bpe, (struct phx_slice){next, n}, id);
+        phx_vocabulary_add(&t->vocabulary, (struct phx_slice){next, n}, id);
         next += n + 1;
     }
     return PHX_OK;
 }
 
-static enum phx_status find_token(const char *file, const struct phx_bpe *bpe, const char *what,
-                                  const char *text, size_t n, int32_t *out)
+static enum phx_status find_token(const char *file, const struct phx_vocabulary *vocabulary,
+                                  const char *what, const char *text, size_t n, int32_t *out)
 {
-    *out = phx_bpe_find(bpe, text, n);
+    *out = phx_vocabulary_find(vocabulary, text, n);
     if (*out >= 0) return PHX_OK;
     return phx_fail(PHX_BAD_DATA, "%s: %s names the token \"%.*s\", which is not in the vocabulary",
                     file, what, (int)n, text);
@@ -137,11 +132,14 @@ static enum phx_status parse_merges(const char *file, const json_t *merges, stru
         int32_t left_id, right_id, id;
         joined.n = 0;
         PHX_TRY_GOTO(split_merge(file, merge, &left, &right), done);
-        PHX_TRY_GOTO(find_token(file, bpe, "a merge", left.data, left.n, &left_id), done);
-        PHX_TRY_GOTO(find_token(file, bpe, "a merge", right.data, right.n, &right_id), done);
+        PHX_TRY_GOTO(find_token(file, bpe->vocabulary, "a merge", left.data, left.n, &left_id),
+                     done);
+        PHX_TRY_GOTO(find_token(file, bpe->vocabulary, "a merge", right.data, right.n, &right_id),
+                     done);
         PHX_TRY_GOTO(phx_bytes_append(&joined, left.data, left.n), done);
         PHX_TRY_GOTO(phx_bytes_append(&joined, right.data, right.n), done);
-        PHX_TRY_GOTO(find_token(file, bpe, "a merge", joined.data, joined.n, &id), done);
+        PHX_TRY_GOTO(find_token(file, bpe->vocabulary, "a merge", joined.data, joined.n, &id),
+                     done);
         phx_bpe_add_merge(bpe, left_id, right_id, (uint32_t)i, id);
     }
 done:
@@ -149,19 +147,14 @@ done:
     return status;
 }
 
-/* Refuse other models, and what changes how this one makes words. */
-static enum phx_status check_model(const struct phx_json *model)
+/* Refuse what changes how BPE makes words. */
+static enum phx_status check_bpe(const struct phx_json *model)
 {
-    const char *type = "BPE", *prefix = "", *suffix = "";
+    const char *prefix = "", *suffix = "";
     double dropout = 0;
-    PHX_TRY(phx_json_string(model, "type", &type));
     PHX_TRY(phx_json_string(model, "continuing_subword_prefix", &prefix));
     PHX_TRY(phx_json_string(model, "end_of_word_suffix", &suffix));
     PHX_TRY(phx_json_real(model, "dropout", 0, 1, &dropout));
-    if (strcmp(type, "BPE") != 0) {
-        return phx_fail(PHX_UNSUPPORTED, "%s: a model of type %s is not supported; known is BPE",
-                        model->file, type);
-    }
     if (*prefix || *suffix || dropout > 0) {
         return phx_fail(PHX_UNSUPPORTED, "%s: a BPE model with %s is not supported", model->file,
                         *prefix   ? "continuing_subword_prefix"
@@ -171,97 +164,110 @@ static enum phx_status check_model(const struct phx_json *model)
     return PHX_OK;
 }
 
-static enum phx_status parse_model(const struct phx_json *json, struct phx_tokenizer *t)
+static enum phx_status parse_bpe(const struct phx_json *model, struct phx_tokenizer *t)
 {
-    const json_t *object = NULL, *vocabulary = NULL, *merges = NULL;
-    PHX_TRY(phx_json_require(json, "model"));
-    PHX_TRY(phx_json_object(json, "model", &object));
-    struct phx_json model = {json->file, "model.", object};
-    PHX_TRY(check_model(&model));
-    PHX_TRY(phx_json_require(&model, "vocab"));
-    PHX_TRY(phx_json_object(&model, "vocab", &vocabulary));
-    PHX_TRY(phx_json_require(&model, "merges"));
-    PHX_TRY(phx_json_array(&model, "merges", &merges));
-    PHX_TRY(parse_vocabulary(json->file, (json_t *)vocabulary, json_array_size(merges), t));
-    PHX_TRY(parse_merges(json->file, merges, &t->bpe));
+    const json_t *vocabulary = NULL, *merges = NULL;
+    PHX_TRY(check_bpe(model));
+    PHX_TRY(phx_json_require(model, "vocab"));
+    PHX_TRY(phx_json_object(model, "vocab", &vocabulary));
+    PHX_TRY(phx_json_require(model, "merges"));
+    PHX_TRY(phx_json_array(model, "merges", &merges));
+    PHX_TRY(parse_vocabulary(model->file, (json_t *)vocabulary, t));
+    PHX_TRY(phx_bpe_create(&t->vocabulary, json_array_size(merges), &t->bpe));
+    PHX_TRY(parse_merges(model->file, merges, &t->bpe));
 
     const char *unknown = NULL;
     bool byte_fallback = false;
-    PHX_TRY(phx_json_bool(&model, "fuse_unk", &t->bpe.fuse_unknown));
-    PHX_TRY(phx_json_bool(&model, "ignore_merges", &t->bpe.ignore_merges));
-    PHX_TRY(phx_json_bool(&model, "byte_fallback", &byte_fallback));
-    PHX_TRY(phx_json_string(&model, "unk_token", &unknown));
+    PHX_TRY(phx_json_bool(model, "fuse_unk", &t->bpe.fuse_unknown));
+    PHX_TRY(phx_json_bool(model, "ignore_merges", &t->bpe.ignore_merges));
+    PHX_TRY(phx_json_bool(model, "byte_fallback", &byte_fallback));
+    PHX_TRY(phx_json_string(model, "unk_token", &unknown));
     if (unknown) {
-        PHX_TRY(find_token(json->file, &t->bpe, "model.unk_token", unknown, strlen(unknown),
+        PHX_TRY(find_token(model->file, &t->vocabulary, "model.unk_token", unknown, strlen(unknown),
                            &t->bpe.unknown));
     }
-    for (unsigned byte = 0; byte_fallback && byte < 256; byte++) {
-        char text[8];
-        int n = snprintf(text, sizeof text, "<0x%02X>", byte);
-        t->bpe.byte_ids[byte] = phx_bpe_find(&t->bpe, text, (size_t)n);
+    if (byte_fallback) phx_vocabulary_find_bytes(&t->vocabulary, t->bpe.byte_ids);
+    return PHX_OK;
+}
+
+/* The pieces, which are ["text", score] in the order of their ids, as the vocabulary. */
+static enum phx_status parse_piece_texts(const char *file, const json_t *pieces,
+                                         struct phx_tokenizer *t)
+{
+    size_t n = json_array_size(pieces), bytes = 0;
+    if (n > (size_t)PHX_MAX_TOKEN_ID + 1) {
+        return phx_fail(PHX_BAD_DATA, "%s: model.vocab has %zu pieces; at most %d are supported",
+                        file, n, PHX_MAX_TOKEN_ID + 1);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const json_t *piece = json_array_get(pieces, i);
+        const json_t *text = json_array_get(piece, 0);
+        if (json_array_size(piece) != 2 || !json_is_string(text) ||
+            !json_is_number(json_array_get(piece, 1))) {
+            char found[PHX_JSON_TEXT_BYTES];
+            return phx_fail(PHX_BAD_DATA, "%s: piece %zu is %s; it must be [\"text\", score]", file,
+                            i, phx_json_text(piece, found));
+        }
+        bytes += json_string_length(text) + 1;
+    }
+    if ((int32_t)n > t->n_tokens) t->n_tokens = (int32_t)n;
+    t->texts = malloc(bytes + 1);
+    if (!t->texts) return no_memory(file);
+    PHX_TRY(phx_vocabulary_create(t->n_tokens, n, &t->vocabulary));
+    char *next = t->texts;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *text = json_array_get(json_array_get(pieces, i), 0);
+        size_t text_bytes = json_string_length(text);
+        int32_t other = phx_vocabulary_find(&t->vocabulary, json_string_value(text), text_bytes);
+        if (other >= 0) {
+            return phx_fail(PHX_BAD_DATA, "%s: the pieces %d and %zu are both written \"%s\"", file,
+                            other, i, json_string_value(text));
+        }
+        memcpy(next, json_string_value(text), text_bytes + 1);
+        phx_vocabulary_add(&t->vocabulary, (struct phx_slice){next, text_bytes}, (int32_t)i);
+        next += text_bytes + 1;
     }
     return PHX_OK;
 }
 
-/* The content as the normalizer would leave it in a text. */
-static enum phx_status normalize_content(const char *file, const struct phx_steps *normalizer,
-                                         struct phx_added *token)
+static enum phx_status parse_unigram(const struct phx_json *model, struct phx_tokenizer *t)
 {
-    struct phx_text text;
-    enum phx_status status;
-    PHX_TRY(phx_text_create(token->content, strlen(token->content), &text));
-    PHX_TRY_GOTO(phx_steps_run(normalizer, &text), done);
-    if (text.pieces.n == 0) {
-        status =
-            phx_fail(PHX_BAD_DATA, "%s: the normalizer leaves nothing of the added token \"%s\"",
-                     file, token->content);
-        goto done;
+    const json_t *pieces = NULL;
+    int64_t unknown = -1;
+    bool byte_fallback = false;
+    PHX_TRY(phx_json_require(model, "vocab"));
+    PHX_TRY(phx_json_array(model, "vocab", &pieces));
+    PHX_TRY(parse_piece_texts(model->file, pieces, t));
+    PHX_TRY(phx_unigram_create(&t->vocabulary, &t->unigram));
+    PHX_TRY(phx_json_int(model, "unk_id", 0, (int64_t)json_array_size(pieces) - 1, &unknown));
+    PHX_TRY(phx_json_bool(model, "byte_fallback", &byte_fallback));
+    t->unigram.unknown = (int32_t)unknown;
+    if (byte_fallback) phx_vocabulary_find_bytes(&t->vocabulary, t->unigram.byte_ids);
+    double lowest = HUGE_VAL;
+    for (size_t i = 0; i < json_array_size(pieces); i++) {
+        double score = json_number_value(json_array_get(json_array_get(pieces, i), 1));
+        PHX_TRY(phx_unigram_add(&t->unigram, (int32_t)i, score));
+        if (score < lowest) lowest = score;
     }
-    token->match = strndup(text.bytes.data, text.bytes.n);
-    if (!token->match) status = no_memory(file);
-done:
-    phx_text_destroy(&text);
-    return status;
+    t->unigram.unknown_score = lowest - PHX_UNKNOWN_PENALTY;
+    return PHX_OK;
 }
 
-/* What is searched for, and that the vocabulary agrees. `taken`: an added token has the id. */
-static enum phx_status finish_added(const char *file, const struct phx_tokenizer *t, bool taken,
-                                    struct phx_added *token)
+static enum phx_status parse_model(const struct phx_json *json, struct phx_tokenizer *t)
 {
-    int32_t known = phx_bpe_find(&t->bpe, token->content, strlen(token->content));
-    if (known >= 0 && known != token->id) {
-        return phx_fail(PHX_BAD_DATA,
-                        "%s: the added token \"%s\" has the id %d, but %d in the vocabulary", file,
-                        token->content, token->id, known);
-    }
-    const char *other = t->tokens[token->id].text.data;
-    if (taken || (other && known < 0)) return used_twice(file, token->id, other, token->content);
-    if (token->normalized) return normalize_content(file, &t->normalizer, token);
-    token->match = strdup(token->content);
-    return token->match ? PHX_OK : no_memory(file);
-}
-
-/* The table by id: the model's tokens, and over them the added ones. */
-static enum phx_status fill_tokens(const char *file, struct phx_tokenizer *t)
-{
-    t->tokens = calloc((size_t)t->n_tokens + 1, sizeof *t->tokens);
-    bool *taken = calloc((size_t)t->n_tokens + 1, sizeof *taken);
-    enum phx_status status = PHX_OK;
-    if (!t->tokens || !taken) {
-        status = no_memory(file);
-        goto done;
-    }
-    for (int32_t id = 0; id < t->n_tokens; id++) t->tokens[id].text = t->bpe.tokens[id];
-    for (size_t i = 0; i < t->n_added; i++) {
-        struct phx_added *token = &t->added[i];
-        PHX_TRY_GOTO(finish_added(file, t, taken[token->id], token), done);
-        taken[token->id] = true;
-        t->tokens[token->id].text = (struct phx_slice){token->match, strlen(token->match)};
-        t->tokens[token->id].special = token->special;
-    }
-done:
-    free(taken);
-    return status;
+    const json_t *object = NULL;
+    const char *type = NULL;
+    PHX_TRY(phx_json_require(json, "model"));
+    PHX_TRY(phx_json_object(json, "model", &object));
+    struct phx_json model = {json->file, "model.", object};
+    PHX_TRY(phx_json_string(&model, "type", &type));
+    /* Old files do not name it; they are told apart by what they hold, as by the library. */
+    if (!type) type = json_is_array(phx_json_get(&model, "vocab")) ? "Unigram" : "BPE";
+    if (strcmp(type, "BPE") == 0) return parse_bpe(&model, t);
+    if (strcmp(type, "Unigram") == 0) return parse_unigram(&model, t);
+    return phx_fail(PHX_UNSUPPORTED,
+                    "%s: a model of type %s is not supported; known are BPE and Unigram",
+                    model.file, type);
 }
 
 static enum phx_status add_template_token(const struct phx_json *template, const json_t *specials,
@@ -365,9 +371,7 @@ static enum phx_status parse_all(const struct phx_json *json, struct phx_tokeniz
     PHX_TRY(phx_normalizer_parse(file, phx_json_get(json, "normalizer"), &t->normalizer));
     PHX_TRY(phx_pre_tokenizer_parse(file, phx_json_get(json, "pre_tokenizer"), &t->pre_tokenizer));
     PHX_TRY(phx_decoder_parse(file, phx_json_get(json, "decoder"), &t->decoder));
-    PHX_TRY(fill_tokens(file, t));
-    PHX_TRY(phx_added_set_create(file, t->added, t->n_added, false, &t->originals));
-    PHX_TRY(phx_added_set_create(file, t->added, t->n_added, true, &t->normalized));
+    PHX_TRY(phx_tokenizer_assemble(file, t));
     PHX_TRY(parse_post_processor(file, phx_json_get(json, "post_processor"), t));
     return t->has_template ? PHX_OK : phx_ids_append(&t->template, -1);
 }

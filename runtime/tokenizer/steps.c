@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/base/check.h"
+#include "runtime/tokenizer/charsmap.h"
 
 enum phx_status phx_text_create(const char *data, size_t n, struct phx_text *out)
 {
@@ -50,6 +51,8 @@ void phx_steps_destroy(struct phx_steps *steps)
     for (size_t i = 0; i < steps->n; i++) {
         phx_pattern_destroy(steps->data[i].pattern);
         free(steps->data[i].content);
+        if (steps->data[i].rules) phx_spm_rules_destroy(steps->data[i].rules);
+        free(steps->data[i].rules);
     }
     free(steps->data);
     *steps = (struct phx_steps){0};
@@ -125,6 +128,12 @@ static enum phx_status rewrite(const struct phx_step *step, struct phx_text *tex
                 break;
             case PHX_STEP_CHARACTERS:
                 PHX_TRY(phx_bytes_to_characters(data, piece.n, out));
+                break;
+            case PHX_STEP_MAP:
+                PHX_TRY(phx_charsmap_rewrite(&step->rules->map, data, piece.n, out));
+                break;
+            case PHX_STEP_RULES:
+                PHX_TRY(phx_spm_normalize(step->rules, data, piece.n, out));
                 break;
             case PHX_STEP_SPLIT:
                 PHX_ASSERT(!"a split rewrites nothing");

@@ -12,6 +12,8 @@
 #include "runtime/tokenizer/pattern.h"
 #include "runtime/tokenizer/unicode.h"
 
+struct phx_spm_rules;
+
 struct phx_piece {
     size_t start, n; ///< bytes of the text
     int32_t id;      ///< of an added token that stood here; -1: text, never empty
@@ -47,6 +49,8 @@ enum phx_step_kind {
     PHX_STEP_REPLACE,    ///< pattern by content
     PHX_STEP_CHARACTERS, ///< bytes to the characters of the byte-level alphabet
     PHX_STEP_SPLIT,      ///< at pattern; behavior, invert
+    PHX_STEP_MAP,        ///< rules->map alone, as the library
+    PHX_STEP_RULES,      ///< rules, as sentencepiece
 };
 
 /// What becomes of the matches that a text is split at.
@@ -62,6 +66,7 @@ struct phx_step {
     bool invert;                 ///< what does not match counts as matches, and the other way round
     struct phx_pattern *pattern; ///< owned
     char *content;               ///< owned
+    struct phx_spm_rules *rules; ///< owned
 };
 
 struct phx_steps {

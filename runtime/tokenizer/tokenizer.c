@@ -1,10 +1,14 @@
 #include "runtime/tokenizer/tokenizer.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/base/check.h"
+#include "runtime/gguf.h"
 #include "runtime/json.h"
 #include "runtime/tokenizer/tokenizer_impl.h"
 
@@ -18,20 +22,85 @@ enum phx_status phx_tokenizer_parse(const char *name, const char *json, size_t j
     return status;
 }
 
-enum phx_status phx_tokenizer_load(const char *directory, struct phx_tokenizer **out)
+static enum phx_status load_json(const char *path, struct phx_tokenizer **out)
 {
-    char *path;
     json_t *root;
-    if (asprintf(&path, "%s/tokenizer.json", directory) < 0) {
-        return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the path of %s", directory);
-    }
-    enum phx_status status = phx_json_load(path, &root);
-    if (status == PHX_OK) {
-        status = phx_tokenizer_from_json(path, root, out);
-        json_decref(root);
-    }
-    free(path);
+    PHX_TRY(phx_json_load(path, &root));
+    enum phx_status status = phx_tokenizer_from_json(path, root, out);
+    json_decref(root);
     return status;
+}
+
+static enum phx_status read_file(const char *path, struct phx_bytes *out)
+{
+    FILE *file = fopen(path, "rb");
+    if (!file) return phx_fail(PHX_IO, "%s: cannot be opened: %s", path, strerror(errno));
+    enum phx_status status = PHX_OK;
+    for (;;) {
+        PHX_TRY_GOTO(PHX_RESERVE(out, 1 << 16), done);
+        size_t n = fread(out->data + out->n, 1, 1 << 16, file);
+        out->n += n;
+        if (n == 0) break;
+    }
+    if (ferror(file)) status = phx_fail(PHX_IO, "%s: cannot be read: %s", path, strerror(errno));
+done:
+    fclose(file);
+    return status;
+}
+
+/* What tokenizer_config.json, if it is there, says about the tokens around a text. */
+static enum phx_status load_options(const char *path, struct phx_spm_options *options)
+{
+    json_t *root;
+    if (access(path, F_OK) != 0) return PHX_OK;
+    PHX_TRY(phx_json_load(path, &root));
+    struct phx_json json = {path, "", root};
+    enum phx_status status = phx_json_bool(&json, "add_bos_token", &options->add_bos);
+    if (status == PHX_OK) status = phx_json_bool(&json, "add_eos_token", &options->add_eos);
+    json_decref(root);
+    return status;
+}
+
+static enum phx_status load_spm(const char *path, const char *config_path,
+                                struct phx_tokenizer **out)
+{
+    struct phx_spm_options options = {.add_bos = true};
+    struct phx_bytes bytes = {0};
+    enum phx_status status = load_options(config_path, &options);
+    if (status == PHX_OK) status = read_file(path, &bytes);
+    if (status == PHX_OK) {
+        status = phx_tokenizer_parse_spm(path, bytes.data, bytes.n, &options, out);
+    }
+    free(bytes.data);
+    return status;
+}
+
+static enum phx_status load_gguf(const char *path, struct phx_tokenizer **out)
+{
+    struct phx_gguf *gguf;
+    PHX_TRY(phx_gguf_open(path, &gguf));
+    enum phx_status status = phx_tokenizer_from_gguf(gguf, out);
+    phx_gguf_destroy(gguf);
+    return status;
+}
+
+enum phx_status phx_tokenizer_load(const char *model, struct phx_tokenizer **out)
+{
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model",
+                                        "tokenizer_config.json"};
+    char paths[3][PATH_MAX];
+    if (phx_gguf_is(model)) return load_gguf(model, out);
+    for (int i = 0; i < 3; i++) {
+        int n = snprintf(paths[i], sizeof paths[i], "%s/%s", model, names[i]);
+        if (n >= (int)sizeof paths[i]) {
+            return phx_fail(PHX_USAGE, "the path %s is too long: at most %d bytes", model,
+                            PATH_MAX - 32);
+        }
+    }
+    if (access(paths[0], F_OK) == 0) return load_json(paths[0], out);
+    if (access(paths[1], F_OK) == 0) return load_spm(paths[1], paths[2], out);
+    return phx_fail(PHX_NOT_FOUND, "%s: there is neither a tokenizer.json nor a tokenizer.model",
+                    model);
 }
 
 void phx_tokenizer_destroy(struct phx_tokenizer *tokenizer)
@@ -46,7 +115,9 @@ void phx_tokenizer_destroy(struct phx_tokenizer *tokenizer)
     free(tokenizer->added);
     free(tokenizer->tokens);
     phx_bpe_destroy(&tokenizer->bpe);
-    free(tokenizer->vocabulary);
+    phx_unigram_destroy(&tokenizer->unigram);
+    phx_vocabulary_destroy(&tokenizer->vocabulary);
+    free(tokenizer->texts);
     phx_steps_destroy(&tokenizer->normalizer);
     phx_steps_destroy(&tokenizer->pre_tokenizer);
     free(tokenizer->template.data);
@@ -64,7 +135,7 @@ int32_t phx_tokenizer_id(const struct phx_tokenizer *tokenizer, const char *text
     for (size_t i = 0; i < tokenizer->n_added; i++) {
         if (strcmp(tokenizer->added[i].content, text) == 0) return tokenizer->added[i].id;
     }
-    return phx_bpe_find(&tokenizer->bpe, text, strlen(text));
+    return phx_vocabulary_find(&tokenizer->vocabulary, text, strlen(text));
 }
 
 bool phx_tokenizer_is_special(const struct phx_tokenizer *tokenizer, int32_t id)
@@ -72,28 +143,39 @@ bool phx_tokenizer_is_special(const struct phx_tokenizer *tokenizer, int32_t id)
     return id >= 0 && id < tokenizer->n_tokens && tokenizer->tokens[id].special;
 }
 
+static enum phx_status run_steps(const struct phx_tokenizer *t, struct phx_text *text)
+{
+    PHX_TRY(phx_added_set_split(&t->originals, text));
+    PHX_TRY(phx_steps_run(&t->normalizer, text));
+    PHX_TRY(phx_added_set_split(&t->normalized, text));
+    return phx_steps_run(&t->pre_tokenizer, text);
+}
+
 /* The ids of the text alone, without the template. */
 static enum phx_status encode_text(const struct phx_tokenizer *t, const char *data, size_t n,
                                    struct phx_ids *ids)
 {
     struct phx_text text;
-    struct phx_bpe_scratch *scratch = NULL;
+    struct phx_bpe_scratch *words = NULL;
+    struct phx_unigram_scratch places = {0};
     enum phx_status status;
     PHX_TRY(phx_text_create(data, n, &text));
-    PHX_TRY_GOTO(phx_added_set_split(&t->originals, &text), done);
-    PHX_TRY_GOTO(phx_steps_run(&t->normalizer, &text), done);
-    PHX_TRY_GOTO(phx_added_set_split(&t->normalized, &text), done);
-    PHX_TRY_GOTO(phx_steps_run(&t->pre_tokenizer, &text), done);
-    PHX_TRY_GOTO(phx_bpe_scratch_create(&scratch), done);
+    PHX_TRY_GOTO(run_steps(t, &text), done);
+    PHX_TRY_GOTO(phx_bpe_scratch_create(&words), done);
     for (size_t i = 0; i < text.pieces.n; i++) {
         const struct phx_piece *piece = &text.pieces.data[i];
-        PHX_TRY_GOTO(piece->id >= 0 ? phx_ids_append(ids, piece->id)
-                                    : phx_bpe_encode(&t->bpe, scratch,
-                                                     text.bytes.data + piece->start, piece->n, ids),
-                     done);
+        const char *start = text.bytes.data + piece->start;
+        if (piece->id >= 0) {
+            PHX_TRY_GOTO(phx_ids_append(ids, piece->id), done);
+        } else if (t->unigram.vocabulary) {
+            PHX_TRY_GOTO(phx_unigram_encode(&t->unigram, &places, start, piece->n, ids), done);
+        } else {
+            PHX_TRY_GOTO(phx_bpe_encode(&t->bpe, words, start, piece->n, ids), done);
+        }
     }
 done:
-    phx_bpe_scratch_destroy(scratch);
+    free(places.data);
+    phx_bpe_scratch_destroy(words);
     phx_text_destroy(&text);
     return status;
 }

@@ -1,5 +1,6 @@
 /// \file tokenizer.h
-/// Text to ids and back, as the `tokenizers` library does it for a tokenizer.json.
+/// Text to ids and back: as the `tokenizers` library does it for a tokenizer.json, as sentencepiece
+/// for a tokenizer.model, and as the model's own files for a vocabulary in a GGUF.
 ///
 /// A tokenizer is immutable after creation; encode and decode may be called from several threads at
 /// once.
@@ -18,8 +19,27 @@ struct phx_tokenizer;
 /// known is named in the error (PHX_UNSUPPORTED); a file that contradicts itself is PHX_BAD_DATA.
 enum phx_status phx_tokenizer_parse(const char *name, const char *json, size_t json_bytes,
                                     struct phx_tokenizer **out);
-/// DIR/tokenizer.json.
-enum phx_status phx_tokenizer_load(const char *directory, struct phx_tokenizer **out);
+
+struct phx_spm_options {
+    bool add_bos, add_eos; ///< the tokens that add_special adds, if the model has them
+};
+/// From the bytes of sentencepiece's tokenizer.model, of type UNIGRAM or BPE. Differs from
+/// sentencepiece in that control pieces are recognised in the text: they cut it, and each part is
+/// normalized on its own.
+enum phx_status phx_tokenizer_parse_spm(const char *name, const char *data, size_t n,
+                                        const struct phx_spm_options *options,
+                                        struct phx_tokenizer **out);
+
+struct phx_gguf;
+/// From the metadata of a GGUF: tokenizer.ggml.model "llama" (pieces with scores, as sentencepiece)
+/// or "gpt2" (merges at byte level, cut into words as tokenizer.ggml.pre says). Nothing of it is
+/// needed afterwards. PHX_UNSUPPORTED names another model or pre.
+enum phx_status phx_tokenizer_from_gguf(const struct phx_gguf *gguf, struct phx_tokenizer **out);
+
+/// The model's: of a GGUF file, or of a folder: tokenizer.json, else tokenizer.model, to which
+/// add_bos_token (if not said: true) and add_eos_token (false) of tokenizer_config.json belong.
+/// PHX_NOT_FOUND if there is neither.
+enum phx_status phx_tokenizer_load(const char *model, struct phx_tokenizer **out);
 void phx_tokenizer_destroy(struct phx_tokenizer *tokenizer);
 
 /// One more than the largest id.

@@ -57,11 +57,17 @@ static void test_traits(void **state)
     static const struct {
         enum phx_dtype dtype;
         const char *name;
+        int32_t elements;
         size_t bytes;
-        bool is_float;
+        bool is_float, is_weight;
     } expected[] = {
-        {PHX_F32, "F32", 4, true},  {PHX_F16, "F16", 2, true},  {PHX_BF16, "BF16", 2, true},
-        {PHX_I32, "I32", 4, false}, {PHX_U16, "U16", 2, false}, {PHX_U8, "U8", 1, false},
+        {PHX_F32, "F32", 1, 4, true, true},        {PHX_F16, "F16", 1, 2, true, true},
+        {PHX_BF16, "BF16", 1, 2, true, true},      {PHX_I32, "I32", 1, 4, false, false},
+        {PHX_U16, "U16", 1, 2, false, false},      {PHX_U8, "U8", 1, 1, false, false},
+        {PHX_Q8_0, "Q8_0", 32, 34, false, true},   {PHX_Q4_0, "Q4_0", 32, 18, false, true},
+        {PHX_Q4_1, "Q4_1", 32, 20, false, true},   {PHX_Q5_0, "Q5_0", 32, 22, false, true},
+        {PHX_Q5_1, "Q5_1", 32, 24, false, true},   {PHX_Q4_K, "Q4_K", 256, 144, false, true},
+        {PHX_Q5_K, "Q5_K", 256, 176, false, true}, {PHX_Q6_K, "Q6_K", 256, 210, false, true},
     };
     (void)state;
     assert_int_equal(sizeof expected / sizeof *expected, PHX_DTYPE_COUNT);
@@ -69,7 +75,10 @@ static void test_traits(void **state)
         const struct phx_dtype_traits *traits = phx_dtype_traits(expected[i].dtype);
         assert_string_equal(traits->name, expected[i].name);
         assert_int_equal(traits->is_float, expected[i].is_float);
-        assert_int_equal(phx_dtype_bytes(expected[i].dtype, 77), 77 * expected[i].bytes);
+        assert_int_equal(traits->is_weight, expected[i].is_weight);
+        assert_int_equal(traits->block_elements, expected[i].elements);
+        assert_int_equal(phx_dtype_bytes(expected[i].dtype, 77 * (int64_t)expected[i].elements),
+                         77 * expected[i].bytes);
     }
     assert_true(phx_dtype_bytes(PHX_F32, (int64_t)3 << 31) == (size_t)12 << 31);
 }

@@ -135,7 +135,7 @@ static void test_scratch_is_what_the_plan_says(void **state)
 static void test_on_paper(void **state)
 {
     const struct rig *rig = *state;
-    const struct phx_weight_shape shape = {PHX_BF16, 19, 37};
+    const struct phx_weight_shape shape = {.dtype = PHX_BF16, .rows = 19, .cols = 37};
     const struct phx_limits limits = {.max_rows = 5,
                                       .max_seqs = 3,
                                       .max_length = 777,

@@ -52,7 +52,7 @@ static void *alloc(size_t bytes)
 /* A device on paper with its info needs what it needs. */
 static void test_on_paper(void **state)
 {
-    const struct phx_weight_shape shape = {PHX_BF16, 19, 37};
+    const struct phx_weight_shape shape = {.dtype = PHX_BF16, .rows = 19, .cols = 37};
     const struct phx_limits limits = {.max_rows = 700,
                                       .max_seqs = 3,
                                       .max_length = 777,
@@ -248,7 +248,7 @@ static float *make_weight(enum phx_device_kind kind, struct phx_weight_shape sha
 static void check_weight(enum phx_dtype dtype, enum phx_dtype from_dtype, int64_t rows,
                          int64_t cols)
 {
-    const struct phx_weight_shape shape = {dtype, rows, cols};
+    const struct phx_weight_shape shape = {.dtype = dtype, .rows = rows, .cols = cols};
     const size_t pitch = phx_dtype_bytes(from_dtype, cols) + 6;
     unsigned char *from = alloc(pitch * (size_t)rows + 1);
     for (int64_t r = 0; r < rows; r++)
@@ -324,7 +324,8 @@ static void check_graph(enum phx_dtype compute, int64_t n, bool unseen)
     enum { IN = 515, OUT = 333, F = 200, BYTES = 1 << 20 };
     struct rig rig = open_rig(PHX_DEVICE_CUDA, compute);
     const struct phx_dummy dummy = {7, 0, 0.5f};
-    struct phx_weight_shape w = {compute, OUT, IN}, gate_up = {compute, 2 * F, IN};
+    struct phx_weight_shape w = {.dtype = compute, .rows = OUT, .cols = IN};
+    struct phx_weight_shape gate_up = {.dtype = compute, .rows = 2 * F, .cols = IN};
     struct phx_buffer *buffer, *saved;
     struct phx_graph *graph = NULL;
     struct pass p;

@@ -76,7 +76,8 @@ static struct problem problem_open(struct rig *rig, struct shape shape, enum phx
                                    bool gated, bool bias)
 {
     struct problem p = {.shape = shape, .gated = gated};
-    struct phx_weight_shape weight_shape = {dtype, shape.out * (gated ? 2 : 1), shape.in};
+    struct phx_weight_shape weight_shape = {
+        .dtype = dtype, .rows = shape.out * (gated ? 2 : 1), .cols = shape.in};
     p.activation = shape.in % 2 ? PHX_SILU : PHX_GELU_TANH;
     assert_int_equal(phx_weight_create(rig->device, &weight_shape, &p.weight), PHX_OK);
     p.w = random_values(weight_shape.rows * shape.in);

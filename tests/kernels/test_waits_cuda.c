@@ -134,7 +134,7 @@ static void clear(struct chain *c, struct phx_tensor t)
 
 static struct phx_weight *make_weight(struct chain *c, int64_t rows, int64_t cols)
 {
-    const struct phx_weight_shape shape = {c->shape->weight, rows, cols};
+    const struct phx_weight_shape shape = {.dtype = c->shape->weight, .rows = rows, .cols = cols};
     const struct phx_dummy dummy = {phx_mix64(++counter), 0, 0.1f};
     struct phx_weight *weight;
     assert_ok(phx_weight_create(c->device, &shape, &weight));

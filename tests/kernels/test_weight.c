@@ -41,7 +41,7 @@ static int rig_close(void **in)
 static struct phx_weight *create(const struct rig *rig, enum phx_dtype dtype, int64_t rows,
                                  int64_t cols)
 {
-    struct phx_weight_shape shape = {dtype, rows, cols}, found;
+    struct phx_weight_shape shape = {.dtype = dtype, .rows = rows, .cols = cols}, found;
     struct phx_weight *weight;
     assert_int_equal(phx_weight_create(rig->device, &shape, &weight), PHX_OK);
     found = phx_weight_shape(weight);
@@ -200,7 +200,8 @@ static void test_dummy_values(void **state)
 static void test_too_large_a_weight(void **state)
 {
     const struct rig *rig = *state;
-    struct phx_weight_shape shape = {PHX_BF16, (int64_t)1 << 30, (int64_t)1 << 20};
+    struct phx_weight_shape shape = {
+        .dtype = PHX_BF16, .rows = (int64_t)1 << 30, .cols = (int64_t)1 << 20};
     struct phx_weight *weight;
     assert_int_equal(phx_weight_create(rig->device, &shape, &weight), PHX_OUT_OF_MEMORY);
 }

@@ -67,7 +67,7 @@ static void test_defaults(void **state)
     assert_int_equal(o->threads, 0);
     assert_int_equal(o->tensor_parallel_size, 0);
     assert_int_equal(o->max_seqs, 8);
-    assert_int_equal(o->max_batched_tokens, 512);
+    assert_int_equal(o->max_batched_tokens, 0);
     assert_int_equal(o->watchdog_timeout, 300);
     assert_int_equal(o->kv_cache, PHX_KV_AUTO);
     assert_true(o->gpu_memory_utilization == 0.9);

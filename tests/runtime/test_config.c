@@ -672,7 +672,7 @@ static void files_are_named_in_errors(void **state)
     char path[512];
     snprintf(path, sizeof path, "%s/config.json", folder);
     expect_refusal("a file as folder", phx_config_load(path, &config), PHX_NOT_FOUND,
-                   (const char *const[3]){"config.json/config.json"});
+                   (const char *const[3]){path, "no GGUF"});
     assert_int_equal(remove(path), 0);
     assert_int_equal(mkdir(path, 0777), 0);
     expect_refusal("a folder as file", phx_config_load(folder, &config), PHX_BAD_DATA,

@@ -11,10 +11,14 @@
 #include "runtime/tokenizer/tokenizer_impl.h"
 
 static const char *const vector_sets[] = {
-    "llama2-style", "llama3-style", "gpt2-style",
-    "gpt4o-style",  "qwen2-style",  "mistral-metaspace-style",
+    "llama2-style",        "llama3-style",        "gpt2-style",
+    "gpt4o-style",         "qwen2-style",         "mistral-metaspace-style",
+    "gemma3-style",        "granite-style",       "deepseek-style",
+    "olmo2-style",         "gemma-unigram-style", "t5-unigram-style",
+    "spm-bpe-llama",       "spm-bpe-suffix",      "spm-unigram-gemma",
+    "spm-unigram-trimmed",
 };
-enum { N_SETS = sizeof vector_sets / sizeof *vector_sets, N_VECTORS = 66, LLAMA2 = 0 };
+enum { N_SETS = sizeof vector_sets / sizeof *vector_sets, LEAST_VECTORS = 66, LLAMA2 = 0 };
 
 static struct set {
     const char *name;
@@ -33,7 +37,7 @@ static int open_sets(void **state)
         set->vectors = json_load_file(path, JSON_ALLOW_NUL, NULL);
         *strrchr(path, '/') = '\0';
         assert_ok(phx_tokenizer_load(path, &set->tokenizer));
-        assert_int_equal(json_array_size(set->vectors), N_VECTORS);
+        assert_true(json_array_size(set->vectors) >= LEAST_VECTORS);
     }
     return 0;
 }
@@ -112,7 +116,7 @@ static void test_vectors(void **state)
 {
     (void)state;
     for (int i = 0; i < N_SETS; i++) {
-        for (size_t j = 0; j < N_VECTORS; j++) {
+        for (size_t j = 0; j < json_array_size(sets[i].vectors); j++) {
             const char *wrong = check_vector(sets[i].tokenizer, json_array_get(sets[i].vectors, j));
             if (*wrong) fail_msg("%s, vector %zu: %s", sets[i].name, j, wrong);
         }
@@ -122,7 +126,7 @@ static void test_vectors(void **state)
 static void *check_all_vectors(void *failures)
 {
     for (int i = 0; i < N_SETS; i++) {
-        for (size_t j = 0; j < N_VECTORS; j++) {
+        for (size_t j = 0; j < json_array_size(sets[i].vectors); j++) {
             *(int *)failures +=
                 *check_vector(sets[i].tokenizer, json_array_get(sets[i].vectors, j)) != '\0';
         }
@@ -271,7 +275,8 @@ static void test_long_texts(void **state)
             int32_t *ids = NULL;
             size_t n = 0;
             assert_ok(phx_tokenizer_encode(sets[i].tokenizer, text, bytes, false, &ids, &n));
-            assert_true(n > 0);
+            bool white = *units[u] == ' ' || *units[u] == '\n'; /* some trim it */
+            assert_true(n > 0 || white);
             free(ids);
         }
     }

@@ -234,6 +234,8 @@ static enum phx_status parse_tokenizer(const char *fragment, struct phx_tokenize
 #define BPE(options)                                                                               \
     "{`model`:{`vocab`:{`a`:0,`b`:1,`ab`:2,`aa`:3,`?`:4,`<0xC3>`:5,`<0xA9>`:6,`aab`:7}," options   \
     "}}"
+#define UNIGRAM(pieces, options) "{`model`:{`type`:`Unigram`,`vocab`:[" pieces "]" options "}}"
+#define PIECES "[`?`,0],[`a`,-3],[`b`,-3],[`ab`,-5],[`<0xC3>`,0],[`<0xA9>`,0],[`x?`,-50]"
 #define TEXT "{`Sequence`:{`id`:`A`,`type_id`:0}}"
 
 static const struct row files[] = {
@@ -255,6 +257,11 @@ static const struct row files[] = {
     {BPE("`merges`:[`a a`,`a b`]"), "aab", "3 1"},
     {BPE("`merges`:[[`a`,`a`]]"), "aaaaa", "3 3 0"},
     {BPE("`merges`:[`#version: 0.2`,`a a`,`aa b`,`a b`]"), "aabab", "7 2"},
+    {UNIGRAM(PIECES, ",`unk_id`:0"), "aabzz", "1 3 0"},
+    {UNIGRAM(PIECES, ",`unk_id`:0"), "z?z a", "0 1"},
+    {UNIGRAM(PIECES, ",`unk_id`:0,`byte_fallback`:true"), "éaz?", "4 5 1 0"},
+    {UNIGRAM(PIECES, ",`unk_id`:0"), "x?", "6"},
+    {UNIGRAM("[`a`,-1],[`aa`,-2],[`aaa`,-3]", ""), "aaaa", "0 2"},
     {TEMPLATE(SPECIAL("?") "," TEXT "," SPECIAL("?"), "[7]"), "a", "7 0 7"},
     {TEMPLATE(TEXT "," SPECIAL("?") "," TEXT, "[7]"), "ab", "0 1 7 0 1"},
 };
@@ -316,9 +323,17 @@ static const struct {
     {"{}", PHX_BAD_DATA, "test: model is missing"},
     {"{`model`:[]}", PHX_BAD_DATA, "it must be an object"},
     {"{`model`:{`vocab`:{}}}", PHX_BAD_DATA, "model.merges is missing"},
-    {"{`model`:{`type`:`Unigram`}}", PHX_UNSUPPORTED, "Unigram"},
-    {"{`model`:{`dropout`:0.1}}", PHX_UNSUPPORTED, "dropout"},
+    {"{`model`:{`type`:`WordPiece`}}", PHX_UNSUPPORTED, "WordPiece"},
+    {"{`model`:{`type`:`BPE`,`dropout`:0.1}}", PHX_UNSUPPORTED, "dropout"},
     {"{`model`:{`end_of_word_suffix`:`</w>`}}", PHX_UNSUPPORTED, "end_of_word_suffix"},
+    {UNIGRAM("[`a`,-1],[`b`]", ""), PHX_BAD_DATA, "piece 1 is [`b`]; it must be [`text`, score]"},
+    {UNIGRAM("[`a`,-1],[`a`,-2]", ""), PHX_BAD_DATA, "the pieces 0 and 1 are both written `a`"},
+    {UNIGRAM("[`a`,-1]", ",`unk_id`:1"), PHX_BAD_DATA, "model.unk_id is 1"},
+    {"{`model`:{`type`:`Unigram`}}", PHX_BAD_DATA, "model.vocab is missing"},
+    {WITH("`normalizer`:{`type`:`Precompiled`,`precompiled_charsmap`:`a*==`}"), PHX_BAD_DATA,
+     "precompiled_charsmap is no base64"},
+    {WITH("`normalizer`:{`type`:`Precompiled`,`precompiled_charsmap`:`AAAA`}"), PHX_BAD_DATA,
+     "its trie has 0 bytes of 3"},
     {WITH("`version`:`2.0`"), PHX_UNSUPPORTED, "2.0"},
     {"{`model`:{`vocab`:{`a`:-1},`merges`:[]}}", PHX_BAD_DATA, "`a` is -1"},
     {"{`model`:{`vocab`:{`a`:99999999},`merges`:[]}}", PHX_BAD_DATA, "from 0 to 4194303"},
@@ -340,7 +355,7 @@ static const struct {
      PHX_BAD_DATA, "are both written `z`"},
     {WITH("`normalizer`:" LITERAL("z", "") ",`added_tokens`:[" ADDED("9", "z", "true") "]"),
      PHX_BAD_DATA, "leaves nothing"},
-    {WITH("`normalizer`:" PLAIN("Precompiled")), PHX_UNSUPPORTED, "type Precompiled"},
+    {WITH("`normalizer`:" PLAIN("StripAccents")), PHX_UNSUPPORTED, "type StripAccents"},
     {WITH("`pre_tokenizer`:" PLAIN("BertPreTokenizer")), PHX_UNSUPPORTED, "type BertPreTokenizer"},
     {WITH("`decoder`:" LIST("decoders", PLAIN("CTC"))), PHX_UNSUPPORTED, "decoder of type CTC"},
     {WITH("`post_processor`:" PLAIN("RobertaProcessing")), PHX_UNSUPPORTED, "RobertaProcessing"},

@@ -148,7 +148,9 @@ static float *read_weight(struct gathering *g, const struct phx_weight *weight, 
     float *values = malloc((size_t)(rows * cols) * sizeof *values);
     assert_non_null(values);
     assert_int_equal(phx_weight_read(stream, weight, 0, rows, values), PHX_OK);
-    g->buffer_bytes += phx_buffer_bytes(weight->buffer);
+    if (weight->n_bands == 0) g->buffer_bytes += phx_buffer_bytes(weight->buffer);
+    for (int i = 0; i < weight->n_bands; i++)
+        g->buffer_bytes += phx_buffer_bytes(weight->bands[i]->buffer);
     return values;
 }
 
@@ -480,7 +482,7 @@ static void written_models_load(void **state)
 }
 
 /* A slot takes the type of its parts, f32 where they differ. */
-static void slots_take_the_widest_type(void **state)
+static void parts_of_other_types(void **state)
 {
     (void)state;
     char *folder = test_folder_create();
@@ -496,7 +498,12 @@ static void slots_take_the_widest_type(void **state)
     struct phx_shard_plan *plan = plan_of(config, 1, 0);
     assert_int_equal(phx_weights_load(config, plan, checkpoint, stream, NULL, &weights, &report),
                      PHX_OK);
-    assert_int_equal(phx_weight_shape(weights->layers[0].qkv).dtype, PHX_F32);
+    const struct phx_weight_shape qkv = phx_weight_shape(weights->layers[0].qkv);
+    assert_int_equal(qkv.dtype, PHX_BF16);
+    assert_int_equal(qkv.below[0].dtype, PHX_F32);
+    assert_int_equal(qkv.below[0].rows, phx_config_dim(config, 0, PHX_DIM_KV));
+    assert_int_equal(qkv.below[1].dtype, PHX_BF16);
+    assert_int_equal(qkv.below[1].rows, phx_config_dim(config, 0, PHX_DIM_KV));
     assert_int_equal(phx_weight_shape(weights->layers[0].gate_up).dtype, PHX_F32);
     assert_int_equal(phx_weight_shape(weights->layers[1].gate_up).dtype, PHX_F32);
     assert_int_equal(phx_weight_shape(weights->layers[1].down).dtype, PHX_BF16);
@@ -729,7 +736,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fixtures_load_on_any_number_of_ranks),
         cmocka_unit_test(written_models_load),
-        cmocka_unit_test(slots_take_the_widest_type),
+        cmocka_unit_test(parts_of_other_types),
         cmocka_unit_test(dummy_weights_do_not_depend_on_the_ranks),
         cmocka_unit_test(dummy_weights_are_those_of_a_file),
         cmocka_unit_test(checkpoints_that_do_not_fit_are_refused),

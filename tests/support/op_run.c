@@ -220,7 +220,7 @@ struct operand *op_bytes(struct op_run *run, int64_t rows, int64_t bytes, const 
 double *op_weight(struct op_run *run, enum phx_dtype dtype, int64_t rows, int64_t cols,
                   double deviation)
 {
-    struct phx_weight_shape shape = {dtype, rows, cols};
+    struct phx_weight_shape shape = {.dtype = dtype, .rows = rows, .cols = cols};
     float *values = op_alloc(rows * cols, sizeof *values);
     double *stored = op_alloc(rows * cols, sizeof *stored);
     for (int64_t i = 0; i < rows * cols; i++) values[i] = (float)(deviation * op_normal(run));
