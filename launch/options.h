@@ -131,11 +131,12 @@ struct phx_options {
     const char *ssl_certfile, *ssl_keyfile; ///< both or none
     int32_t max_connections;
     int32_t max_body_mb, max_header_kb;
-    int32_t request_timeout;  ///< seconds
-    int32_t shutdown_timeout; ///< seconds
-    const char *pid_file;     ///< NULL: none
-    int log_format;           ///< enum phx_log_format
-    int64_t kv_cache_tokens;  ///< 0: for all texts at their longest, if they fit
+    int32_t request_timeout;   ///< seconds
+    int32_t shutdown_timeout;  ///< seconds
+    const char *chat_template; ///< file; NULL: the model's own
+    const char *pid_file;      ///< NULL: none
+    int log_format;            ///< enum phx_log_format
+    int64_t kv_cache_tokens;   ///< 0: for all texts at their longest, if they fit
     bool no_prefix_cache;
 
     /* machine */

@@ -266,6 +266,9 @@ const struct phx_option_row phx_option_rows[] = {
     {.names = {"--served-model-name"}, .kind = PHX_VALUE_NAME, FIELD(served_model_name),
      .verbs = S, .group = PHX_GROUP_SERVER, .value = "NAME",
      .help = "what clients call the model (default: the name of its folder)"},
+    {.names = {"--chat-template"}, .kind = PHX_VALUE_NAME, FIELD(chat_template),
+     .verbs = S, .group = PHX_GROUP_MODEL, .value = "FILE",
+     .help = "a Jinja template for chats in place of the model's own"},
     {.names = {"--api-key"}, .env = "PHX_API_KEY", .kind = PHX_VALUE_NAME, FIELD(api_key),
      .verbs = S, .group = PHX_GROUP_SERVER, .value = "KEY",
      .help = "answer only requests with \"Authorization: Bearer KEY\"; others of this machine can "

@@ -187,6 +187,9 @@ static bool parse_messages(struct phx_ask *ask, struct phx_problem *problem)
         if (!check_message(message, i, problem)) return false;
     }
     ask->messages = messages;
+    ask->prompts = calloc(1, sizeof *ask->prompts);
+    if (ask->prompts == NULL) return no_memory(problem);
+    ask->n_prompts = 1;
     ask->template_arguments = phx_fields_get(ask->body, "chat_template_kwargs");
     if (ask->template_arguments != NULL && !json_is_object(ask->template_arguments))
         return phx_problem_set(problem, 400, NULL, "chat_template_kwargs",

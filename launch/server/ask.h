@@ -26,7 +26,8 @@ enum {
 
 enum phx_ask_kind { PHX_ASK_COMPLETION, PHX_ASK_CHAT };
 
-/// What is asked to be continued: `ids` if not NULL, else `text`.
+/// What is asked to be continued: `ids` if not NULL, else `text`. Of a chat neither is set: the
+/// text is what the model's template makes of the messages.
 struct phx_ask_prompt {
     const char *text; ///< UTF-8; lies in the body
     size_t bytes;
@@ -39,7 +40,7 @@ struct phx_ask {
     json_t *body;      ///< what the texts lie in
     const char *model; ///< NULL: not said
 
-    struct phx_ask_prompt *prompts; ///< [n_prompts] of a completion
+    struct phx_ask_prompt *prompts; ///< [n_prompts]; a chat has one
     size_t n_prompts;
     json_t *messages;            ///< of a chat: an array of objects with a role, in `body`
     json_t *template_arguments;  ///< of a chat: chat_template_kwargs, in `body`; or NULL

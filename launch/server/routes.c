@@ -157,6 +157,38 @@ static bool check_model(const struct phx_server *s, const struct phx_ask *ask,
                            s->options.model_name);
 }
 
+/* The text of a chat; malloc'd. */
+static bool render(const struct phx_server *s, const struct phx_ask *ask, char **text,
+                   size_t *bytes, struct phx_problem *problem)
+{
+    if (s->parts.chat == NULL)
+        return phx_problem_set(problem, 400, NULL, "messages",
+                               "this model has no chat template: the server's --chat-template FILE "
+                               "gives it one, and /v1/completions needs none");
+    enum phx_status status = phx_chat_render(s->parts.chat, ask->messages, ask->template_arguments,
+                                             ask->add_generation_prompt, text, bytes);
+    return status == PHX_OK || phx_problem_take(problem, status, "messages");
+}
+
+/* Of every prompt its ids. */
+static bool encode_prompts(const struct phx_server *s, struct phx_ask *ask,
+                           struct phx_problem *problem)
+{
+    for (size_t i = 0; i < ask->n_prompts; i++) {
+        struct phx_ask_prompt *p = &ask->prompts[i];
+        bool is_chat = ask->kind == PHX_ASK_CHAT;
+        char *chat = NULL;
+        size_t bytes = p->bytes;
+        if (p->ids != NULL) continue;
+        if (is_chat && !render(s, ask, &chat, &bytes, problem)) return false;
+        bool ok = encode(s, is_chat ? "messages" : "prompt", is_chat ? chat : p->text, bytes,
+                         ask->add_special_tokens, &p->ids, &p->n_ids, problem);
+        free(chat);
+        if (!ok) return false;
+    }
+    return true;
+}
+
 static enum MHD_Result generate(struct exchange *x, enum phx_ask_kind kind)
 {
     struct phx_server *s = x->server;
@@ -166,14 +198,8 @@ static enum MHD_Result generate(struct exchange *x, enum phx_ask_kind kind)
         return phx_answer_problem(x, &problem);
     free(x->body.data);
     x->body = (struct phx_bytes){0};
-    bool ok = check_model(s, ask, &problem);
-    for (size_t i = 0; i < ask->n_prompts && ok; i++) {
-        struct phx_ask_prompt *p = &ask->prompts[i];
-        if (p->ids == NULL)
-            ok = encode(s, "prompt", p->text, p->bytes, ask->add_special_tokens, &p->ids, &p->n_ids,
-                        &problem);
-    }
-    if (ok) return phx_exchange_begin(x, ask);
+    if (check_model(s, ask, &problem) && encode_prompts(s, ask, &problem))
+        return phx_exchange_begin(x, ask);
     phx_ask_destroy(ask);
     return phx_answer_problem(x, &problem);
 }
@@ -183,10 +209,34 @@ static enum MHD_Result completions(struct exchange *x)
     return generate(x, PHX_ASK_COMPLETION);
 }
 
+static enum MHD_Result chat_completions(struct exchange *x)
+{
+    return generate(x, PHX_ASK_CHAT);
+}
+
+static enum MHD_Result apply_template(struct exchange *x)
+{
+    const struct phx_server *s = x->server;
+    struct phx_problem problem;
+    struct phx_ask *ask;
+    char *text;
+    size_t bytes;
+    if (!phx_ask_parse(PHX_ASK_CHAT, &s->parts.sampling, x->body.data, x->body.n, &ask, &problem))
+        return phx_answer_problem(x, &problem);
+    bool ok = render(s, ask, &text, &bytes, &problem);
+    phx_ask_destroy(ask);
+    if (!ok) return phx_answer_problem(x, &problem);
+    enum MHD_Result result = phx_answer_json(x, 200, json_pack("{s:s%}", "prompt", text, bytes));
+    free(text);
+    return result;
+}
+
 /* ---- the table ---- */
 
 static const struct route routes[] = {
     {"POST", "/v1/completions", .handle = completions},
+    {"POST", "/v1/chat/completions", .handle = chat_completions},
+    {"POST", "/apply-template", .stateless = true, .handle = apply_template},
     {"GET", "/v1/models", .stateless = true, .handle = models},
     {"GET", "/v1/models/", .stateless = true, .handle = models},
     {"POST", "/tokenize", .stateless = true, .handle = tokenize},

@@ -14,6 +14,7 @@
 
 #include "kernels/base/status.h"
 #include "launch/server/mailbox.h"
+#include "runtime/chat.h"
 #include "runtime/config.h"
 #include "runtime/tokenizer/tokenizer.h"
 
@@ -38,6 +39,7 @@ struct phx_server_options {
 struct phx_server_parts {
     struct phx_mailbox *mailbox;
     const struct phx_tokenizer *tokenizer;
+    const struct phx_chat *chat; ///< NULL: the model has no template
     const struct phx_config *config;
     struct phx_sampling sampling; ///< where a request says nothing
 };

@@ -21,6 +21,7 @@ enum { DEFAULT_SEQS = 64, KEY_BYTES = 1024, PEM_BYTES = 1 << 20 };
 struct service {
     const struct phx_options *options;
     struct phx_tokenizer *tokenizer;
+    struct phx_chat *chat; /* NULL: the model has no template */
     struct phx_mailbox *mailbox;
     struct phx_server *server;
     char *api_key, *certificate, *key, *name;
@@ -95,12 +96,27 @@ static void say_defaults(const struct phx_sampling *s)
             (double)s->repeat_penalty);
 }
 
+static enum phx_status load_chat(struct service *v, const char *model)
+{
+    enum phx_status status = phx_chat_load(model, v->options->chat_template, &v->chat);
+    if (status == PHX_OK) {
+        fprintf(stderr, "phalanx: chats by the template of %s\n", phx_chat_source(v->chat));
+        return PHX_OK;
+    }
+    if (v->options->chat_template != NULL) return status;
+    /* Completions need none. */
+    fprintf(stderr, "phalanx: no chats: %s\n", phx_fail_sentence());
+    phx_fail_clear();
+    return PHX_OK;
+}
+
 /* Rank 0, before the model is loaded: what can be refused, and the socket. */
 static enum phx_status prepare(struct service *v, const struct phx_run *run)
 {
     const struct phx_options *o = v->options;
     struct phx_server_parts parts = {.config = run->config, .sampling = sampling_of(run->config)};
     PHX_TRY(phx_tokenizer_load(run->directory, &v->tokenizer));
+    PHX_TRY(load_chat(v, run->directory));
     PHX_TRY(read_key(v));
     if (o->ssl_certfile != NULL) {
         PHX_TRY(read_text(o->ssl_certfile, PEM_BYTES, &v->certificate));
@@ -110,6 +126,7 @@ static enum phx_status prepare(struct service *v, const struct phx_run *run)
     PHX_TRY(phx_mailbox_create(&v->mailbox));
     parts.mailbox = v->mailbox;
     parts.tokenizer = v->tokenizer;
+    parts.chat = v->chat;
     struct phx_server_options options = {.host = o->host,
                                          .port = o->port,
                                          .model_name = v->name,
@@ -188,6 +205,7 @@ enum phx_status phx_verb_serve(struct phx_world *world, const struct phx_options
     phx_run_destroy(run); /* no step touches a job from here on */
     phx_server_destroy(v.server);
     phx_mailbox_destroy(v.mailbox);
+    phx_chat_destroy(v.chat);
     phx_tokenizer_destroy(v.tokenizer);
     if (v.wrote_pid) unlink(options->pid_file);
     free(v.api_key);
