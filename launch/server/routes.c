@@ -3,6 +3,7 @@
 
 #include "kernels/base/check.h"
 #include "launch/server/fields.h"
+#include "launch/server/page.h"
 #include "launch/server/server_impl.h"
 
 /* ---- about the server ---- */
@@ -26,6 +27,12 @@ static enum MHD_Result health(struct exchange *x)
                                          "there is work, and no step has ended for", "seconds",
                                          stuck_s));
     return phx_answer_json(x, 200, json_pack("{s:s}", "status", "ok"));
+}
+
+static enum MHD_Result page(struct exchange *x)
+{
+    return phx_answer_text(x, 200, "text/html; charset=utf-8", (const char *)phx_page,
+                           phx_page_bytes);
 }
 
 static enum MHD_Result version(struct exchange *x)
@@ -241,6 +248,7 @@ static const struct route routes[] = {
     {"GET", "/v1/models/", .stateless = true, .handle = models},
     {"POST", "/tokenize", .stateless = true, .handle = tokenize},
     {"POST", "/detokenize", .stateless = true, .handle = detokenize},
+    {"GET", "/", .open = true, .stateless = true, .handle = page},
     {"GET", "/health", .open = true, .stateless = true, .handle = health},
     {"GET", "/metrics", .stateless = true, .handle = metrics},
     {"GET", "/version", .stateless = true, .handle = version},
