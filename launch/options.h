@@ -15,6 +15,7 @@
 
 enum phx_verb {
     PHX_VERB_GENERATE,
+    PHX_VERB_CHAT,
     PHX_VERB_SERVE,
     PHX_VERB_PERPLEXITY,
     PHX_VERB_TOKENIZE,
@@ -122,6 +123,9 @@ struct phx_options {
     bool json, verbose;
     int32_t logprobs;       ///< most likely tokens to report at each place; -1: none at all
     const char *logits_out; ///< NULL: none; only with a single prompt
+
+    /* chat */
+    const char *system_message; ///< NULL: none
 
     /* serve */
     const char *host;

@@ -11,6 +11,7 @@
 #define Y (1u << PHX_VERB_TOPOLOGY)
 #define N (1u << PHX_VERB_PLAN)
 #define A (1u << PHX_VERB_AUDIT)
+#define H (1u << PHX_VERB_CHAT)
 #define S (1u << PHX_VERB_SERVE)
 #define C (1u << PHX_VERB_COMPARE)
 #define V (1u << PHX_VERB_CONVERT)
@@ -30,6 +31,14 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
          "\n"
          "Ctrl-C ends the run and keeps all that was made; under mpirun, which then kills its\n"
          "ranks, only if the step under way takes no longer than half a second.\n"},
+    [PHX_VERB_CHAT] =
+        {"chat", "talk with a model on the terminal",
+         "  phalanx chat -m MODEL\n"
+         "  mpirun -np 2 --bind-to none phalanx chat -m MODEL --system \"Be brief.\"\n"
+         "\n"
+         "A line is a message; the model's own chat template makes a text of the conversation.\n"
+         "/clear begins a new one, /exit or the end of the input ends. Sampling values are as with\n"
+         "generate.\n"},
     [PHX_VERB_SERVE] =
         {"serve", "an OpenAI-compatible server",
          "  mpirun -np 2 --bind-to none phalanx serve -m MODEL --port 8080\n"
@@ -99,7 +108,7 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
 /* clang-format off */
 const struct phx_option_row phx_option_rows[] = {
     {.names = {"-m", "--model"}, .kind = PHX_VALUE_NAME, FIELD(model),
-     .verbs = G | P | T | N | A | C | V | S, .group = PHX_GROUP_MODEL, .value = "MODEL",
+     .verbs = G | P | T | N | A | C | V | S | H, .group = PHX_GROUP_MODEL, .value = "MODEL",
      .help = "folder of the model: config.json, tokenizer.json, *.safetensors; or a GGUF file "
              "(default: the embedded one)"},
     {.names = {"-o", "--out"}, .kind = PHX_VALUE_NAME, FIELD(convert_out),
@@ -112,20 +121,20 @@ const struct phx_option_row phx_option_rows[] = {
              "no whole blocks of 32 becomes f16 in place of q8_0 and q4_0"},
     {.names = {"--load-format"}, .kind = PHX_VALUE_CHOICE, FIELD(load_format), .fallback = "auto",
      .choices = {"auto", "safetensors", "dummy"},
-     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MODEL, .value = "FORMAT",
+     .verbs = G | P | N | A | C | S | H, .group = PHX_GROUP_MODEL, .value = "FORMAT",
      .help = "where weights come from; dummy: made up, needs only config.json"},
     {.names = {"--dtype"}, .kind = PHX_VALUE_CHOICE, FIELD(compute), .fallback = "auto",
      .choices = {"auto", "float32", "bfloat16"},
-     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MODEL, .value = "TYPE",
+     .verbs = G | P | N | A | C | S | H, .group = PHX_GROUP_MODEL, .value = "TYPE",
      .help = "what products compute in; weights stay as stored. auto: float32 on the CPU, the "
              "weights' type on a GPU"},
     {.names = {"--kv-cache-dtype"}, .kind = PHX_VALUE_CHOICE, FIELD(kv_cache), .fallback = "auto",
      .choices = {"auto", "f32", "f16", "bf16"},
-     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MODEL, .value = "TYPE",
+     .verbs = G | P | N | A | C | S | H, .group = PHX_GROUP_MODEL, .value = "TYPE",
      .help = "type of the KV cache; auto: f32 on the CPU, that of the activations on a GPU"},
     {.names = {"-c", "--ctx-size", "--max-model-len"}, .kind = PHX_VALUE_INT, FIELD(context),
      .fallback = "0", .min = 0, .max = INT32_MAX,
-     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MODEL, .value = "N",
+     .verbs = G | P | N | A | C | S | H, .group = PHX_GROUP_MODEL, .value = "N",
      .help = "longest text in tokens, prompt and continuation; 0: what the model was made for"},
 
     {.names = {"-T", "--ranks"}, .kind = PHX_VALUE_NAME, FIELD(ranks), .fallback = "all",
@@ -163,10 +172,10 @@ const struct phx_option_row phx_option_rows[] = {
 
     {.names = {"-n", "--n-predict", "--max-tokens"}, .kind = PHX_VALUE_INT, FIELD(n_predict),
      .fallback = "128", .min = -1, .max = INT32_MAX,
-     .verbs = G, .group = PHX_GROUP_LENGTH, .value = "N",
+     .verbs = G | H, .group = PHX_GROUP_LENGTH, .value = "N",
      .help = "tokens to generate at most; -1: until the context is full, 0: only read the prompt"},
     {.names = {"--stop"}, .kind = PHX_VALUE_TEXTS, FIELD(stop),
-     .verbs = G, .group = PHX_GROUP_LENGTH, .value = "TEXT",
+     .verbs = G | H, .group = PHX_GROUP_LENGTH, .value = "TEXT",
      .help = "end before this text would appear; may be given again"},
     {.names = {"--ignore-eos"}, .kind = PHX_VALUE_FLAG, FIELD(ignore_eos),
      .verbs = G, .group = PHX_GROUP_LENGTH,
@@ -177,36 +186,36 @@ const struct phx_option_row phx_option_rows[] = {
 
     {.names = {"-s", "--seed"}, .kind = PHX_VALUE_LONG, FIELD(seed), .fallback = "-1",
      .min = -1, .max = INFINITY,
-     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "N",
+     .verbs = G | H, .group = PHX_GROUP_SAMPLING, .value = "N",
      .help = "the same seed gives the same text, alone or in a batch, and in float32 on any "
              "number of ranks; -1: a new one each time"},
     {.names = {"--temp", "--temperature"}, .kind = PHX_VALUE_NUMBER, FIELD(temperature),
      .fallback = "0.8", .min = 0, .max = INFINITY,
-     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",
+     .verbs = G | H, .group = PHX_GROUP_SAMPLING, .value = "X",
      .help = "0: always the likeliest token; higher: more surprising"},
     {.names = {"--top-k"}, .kind = PHX_VALUE_INT, FIELD(top_k), .fallback = "40",
      .min = 0, .max = INT32_MAX,
-     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "N",
+     .verbs = G | H, .group = PHX_GROUP_SAMPLING, .value = "N",
      .help = "draw among the N likeliest tokens; 0: among all"},
     {.names = {"--top-p"}, .kind = PHX_VALUE_NUMBER, FIELD(top_p), .fallback = "0.95",
      .min = 0, .max = 1, .above_min = true,
-     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",
+     .verbs = G | H, .group = PHX_GROUP_SAMPLING, .value = "X",
      .help = "draw among the likeliest tokens that together reach this probability; 1: all"},
     {.names = {"--min-p"}, .kind = PHX_VALUE_NUMBER, FIELD(min_p), .fallback = "0.05",
      .min = 0, .max = 1,
-     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",
+     .verbs = G | H, .group = PHX_GROUP_SAMPLING, .value = "X",
      .help = "leave out tokens less likely than X times the likeliest; 0: none"},
     {.names = {"--repeat-penalty"}, .kind = PHX_VALUE_NUMBER, FIELD(repeat_penalty),
      .fallback = "1", .min = 0, .max = INFINITY, .above_min = true,
-     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",
+     .verbs = G | H, .group = PHX_GROUP_SAMPLING, .value = "X",
      .help = "over 1: tokens of the prompt and the text so far become less likely"},
     {.names = {"--presence-penalty"}, .kind = PHX_VALUE_NUMBER, FIELD(presence_penalty),
      .fallback = "0", .min = -2, .max = 2,
-     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",
+     .verbs = G | H, .group = PHX_GROUP_SAMPLING, .value = "X",
      .help = "taken off the logit of a token that the text already has"},
     {.names = {"--frequency-penalty"}, .kind = PHX_VALUE_NUMBER, FIELD(frequency_penalty),
      .fallback = "0", .min = -2, .max = 2,
-     .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "X",
+     .verbs = G | H, .group = PHX_GROUP_SAMPLING, .value = "X",
      .help = "taken off it once for each time it appeared"},
     {.names = {"-l", "--logit-bias"}, .kind = PHX_VALUE_BIASES, FIELD(logit_bias),
      .min = 0, .max = INT32_MAX,
@@ -256,6 +265,9 @@ const struct phx_option_row phx_option_rows[] = {
      .min = 0, .max = INT32_MAX,
      .verbs = P, .group = PHX_GROUP_LENGTH, .value = "N",
      .help = "tokens from one window's start to the next; 0: a whole window"},
+    {.names = {"--system"}, .kind = PHX_VALUE_NAME, FIELD(system_message),
+     .verbs = H, .group = PHX_GROUP_TEXT, .value = "TEXT",
+     .help = "a system message before the conversation"},
     {.names = {"--host"}, .kind = PHX_VALUE_NAME, FIELD(host), .fallback = "127.0.0.1",
      .verbs = S, .group = PHX_GROUP_SERVER, .value = "ADDRESS",
      .help = "address to listen at; 0.0.0.0: all of this machine's"},
@@ -267,7 +279,7 @@ const struct phx_option_row phx_option_rows[] = {
      .verbs = S, .group = PHX_GROUP_SERVER, .value = "NAME",
      .help = "what clients call the model (default: the name of its folder)"},
     {.names = {"--chat-template"}, .kind = PHX_VALUE_NAME, FIELD(chat_template),
-     .verbs = S, .group = PHX_GROUP_MODEL, .value = "FILE",
+     .verbs = S | H, .group = PHX_GROUP_MODEL, .value = "FILE",
      .help = "a Jinja template for chats in place of the model's own"},
     {.names = {"--api-key"}, .env = "PHX_API_KEY", .kind = PHX_VALUE_NAME, FIELD(api_key),
      .verbs = S, .group = PHX_GROUP_SERVER, .value = "KEY",
@@ -318,27 +330,27 @@ const struct phx_option_row phx_option_rows[] = {
      .verbs = S, .group = PHX_GROUP_MACHINE,
      .help = "texts that begin alike do not share what was computed for them"},
     {.names = {"-v", "--verbose"}, .env = "PHX_VERBOSE", .kind = PHX_VALUE_FLAG, FIELD(verbose),
-     .verbs = G | P | T | Y | N | A | C | V | S, .group = PHX_GROUP_OUTPUT,
+     .verbs = G | P | T | Y | N | A | C | V | S | H, .group = PHX_GROUP_OUTPUT,
      .help = "say more about what is done"},
 
     {.names = {"--device"}, .kind = PHX_VALUE_CHOICE, FIELD(device), .fallback = "auto",
      .choices = {"auto", "cpu", "cuda"},
-     .verbs = G | P | Y | A | C | S, .group = PHX_GROUP_MACHINE, .value = "KIND",
+     .verbs = G | P | Y | A | C | S | H, .group = PHX_GROUP_MACHINE, .value = "KIND",
      .help = "what computes; auto: the GPUs if there are any"},
     {.names = {"--share-gpu"}, .kind = PHX_VALUE_FLAG, FIELD(share_gpu),
-     .verbs = G | P | Y | A | C | S, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | Y | A | C | S | H, .group = PHX_GROUP_MACHINE,
      .help = "let ranks have the same GPU; they then add through the host, which is slow"},
     {.names = {"-t", "--threads"}, .kind = PHX_VALUE_INT, FIELD(threads), .min = 1, .max = 4096,
-     .verbs = G | P | Y | N | A | C | S, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | Y | N | A | C | S | H, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "threads of each rank on the CPU (default: the machine's cores divided among its "
              "ranks)"},
     {.names = {"-tp", "--tensor-parallel-size"}, .kind = PHX_VALUE_INT,
      FIELD(tensor_parallel_size), .min = 1, .max = INT32_MAX,
-     .verbs = G | P | A | C | S, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | A | C | S | H, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "the number of ranks, which mpirun -np decides; refused if it is another"},
     {.names = {"--expert-parallel", "--enable-expert-parallel"}, .kind = PHX_VALUE_FLAG,
      FIELD(expert_parallel),
-     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | N | A | C | S | H, .group = PHX_GROUP_MACHINE,
      .help = "of a mixture of experts: each rank gets whole experts, not a part of all of them"},
     {.names = {"--max-num-seqs"}, .kind = PHX_VALUE_INT, FIELD(max_seqs), .fallback = "8",
      .min = 1, .max = PHX_MAX_SEQS,
@@ -346,30 +358,30 @@ const struct phx_option_row phx_option_rows[] = {
      .help = "texts (or windows) that advance in the same step; more of them wait"},
     {.names = {"--max-num-batched-tokens"}, .kind = PHX_VALUE_INT, FIELD(max_batched_tokens),
      .fallback = "0", .min = 0, .max = 1048576,
-     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | N | A | C | S | H, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "tokens of a step; longer prompts are read in pieces of this size; 0: 2048 on GPUs, "
              "512 on the CPU"},
     {.names = {"--gpu-memory-utilization"}, .kind = PHX_VALUE_NUMBER,
      FIELD(gpu_memory_utilization), .fallback = "0.9", .min = 0, .max = 1, .above_min = true,
-     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MACHINE, .value = "X",
+     .verbs = G | P | N | A | C | S | H, .group = PHX_GROUP_MACHINE, .value = "X",
      .help = "how full a GPU may become, others' part included; the KV cache takes at most what "
              "the rest leaves; NCCL and recorded graphs need some of what stays free"},
     {.names = {"--enforce-eager"}, .kind = PHX_VALUE_FLAG, FIELD(enforce_eager),
-     .verbs = G | P | S, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | S | H, .group = PHX_GROUP_MACHINE,
      .help = "on GPUs: give each step's operations one by one instead of replaying a graph"},
     {.names = {"--watchdog-timeout"}, .kind = PHX_VALUE_INT, FIELD(watchdog_timeout),
      .fallback = "300", .min = 0, .max = 1000000,
-     .verbs = G | P | A | C | S, .group = PHX_GROUP_MACHINE, .value = "SECONDS",
+     .verbs = G | P | A | C | S | H, .group = PHX_GROUP_MACHINE, .value = "SECONDS",
      .help = "with several ranks or a GPU: a step that does not move for so long ends the job and "
              "names the rank that holds it up; 0: wait for ever"},
     {.names = {"--allreduce"}, .kind = PHX_VALUE_CHOICE, FIELD(allreduce), .fallback = "auto",
      .choices = {"auto", "nccl", "symmetric", "fused"},
-     .verbs = G | P | N | A | C | S, .group = PHX_GROUP_MACHINE, .value = "HOW",
+     .verbs = G | P | N | A | C | S | H, .group = PHX_GROUP_MACHINE, .value = "HOW",
      .help = "how GPUs of one node add: ncclAllReduce, the same on symmetric memory, or one "
              "kernel for sum, residual and norm; auto: the fastest at each size"},
     {.env = "PHX_CPU_ISA", .kind = PHX_VALUE_NAME, FIELD(cpu_isa),
      .choices = {"portable", "avx2", "avx512", "avx512_bf16"},
-     .verbs = G | P | A | C | S, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | A | C | S | H, .group = PHX_GROUP_MACHINE,
      .help = "use no better instructions than these: portable, avx2, avx512 or avx512_bf16"},
 };
 /* clang-format on */

@@ -43,6 +43,7 @@ static void look(struct loop *l)
     m->n_preemptions = load.counters.n_preemptions;
     m->prefix_queries = load.counters.prompt_tokens;
     m->prefix_hits = load.counters.cached_tokens;
+    m->sum_seconds = load.sum_seconds;
 }
 
 static enum phx_status run(struct loop *l)

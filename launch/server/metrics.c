@@ -1,5 +1,6 @@
 #include "launch/server/metrics.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -139,6 +140,10 @@ static void print_totals(struct printer *p, const struct phx_metrics *m)
     value(p, "engine_busy_seconds_total", "counter", "Seconds in steps.", m->busy_seconds);
     value(p, "engine_loop_seconds_total", "counter",
           "Seconds with work: in steps and between them.", m->loop_seconds);
+    if (!isnan(m->sum_seconds))
+        value(p, "engine_allreduce_seconds_total", "counter",
+              "Seconds of rank 0 in sums over ranks, waits for the others included.",
+              m->sum_seconds);
     head(p, "request_success_total", "counter", "Texts that ended, by how.");
     for (int f = PHX_FINISH_STOP; f < PHX_METRICS_FINISHES; f++)
         line(p, "phalanx:request_success_total{model_name=\"%s\",finished_reason=\"%s\"} %lld\n",

@@ -29,6 +29,7 @@ struct phx_metrics {
     int64_t finished[PHX_METRICS_FINISHES];
     int64_t n_steps;
     double busy_seconds; ///< in steps
+    double sum_seconds;  ///< of rank 0 in sums over ranks; NaN: not known
     double loop_seconds; ///< with work: in steps and between them
     double last_step_s;  ///< monotonic, when the newest one ended; 0: none did
     struct phx_histogram ttft, tpot, itl, e2e, step, prompt_length, output_length;
