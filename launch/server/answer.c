@@ -14,10 +14,10 @@ static enum MHD_Result queue(struct exchange *x, int status, const char *type,
     if (response == NULL) return MHD_NO;
     MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
-    /* Of the page: nothing from elsewhere, and nobody frames it. */
-    MHD_add_response_header(response, "Content-Security-Policy",
-                            "default-src 'none'; script-src 'unsafe-inline'; style-src "
-                            "'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'");
+    if (strncmp(type, "text/html", 9) == 0) /* nothing from elsewhere, and nobody frames it */
+        MHD_add_response_header(response, "Content-Security-Policy",
+                                "default-src 'none'; script-src 'unsafe-inline'; style-src "
+                                "'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'");
     if (status == 401) MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
     if (status == 405) MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, POST");
     /* The rest of what was sent is not a request. */

@@ -485,7 +485,7 @@ class Ends(unittest.TestCase):
 
     def test_drains(self):
         """What is under way is finished, nothing new is taken, the end is orderly."""
-        server = Server()
+        server = Server("--shutdown-timeout", str(60 * SLOW))
         thread, result = self.begin(server)
         os.kill(server.pid, signal.SIGTERM)
         thread.join()

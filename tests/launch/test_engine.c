@@ -13,8 +13,8 @@
 
 enum { N_TEXTS = 32, CONTEXT = 256, MAX_PROMPT = 200, N_RULES = 8, N_STOP_IDS = 40 };
 
-/* ThreadSanitizer looks at what ranks share: few texts do. */
-#ifdef __SANITIZE_THREAD__
+/* Sanitizers look at what is done, not at how often: few texts do. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 enum { N_RUN = 8, MAX_NEW = 8 };
 #else
 enum { N_RUN = N_TEXTS, MAX_NEW = 50 };
@@ -196,7 +196,7 @@ static void texts_are_the_same(const char *model, int32_t vocab)
             assert_true(alone.n[i] > texts.options[i].min_new ||
                         alone.finish[i] == PHX_FINISH_LENGTH);
         }
-        assert_true(n_stopped > 0 && n_stopped < N_RUN);
+        if ((int)N_RUN == (int)N_TEXTS) assert_true(n_stopped > 0 && n_stopped < N_RUN);
     }
 }
 
