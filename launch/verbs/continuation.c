@@ -117,7 +117,7 @@ static void on_output(struct phx_request *request, const struct phx_output *outp
     struct phx_continuation *c = request->options.user;
     enum phx_status status = take(c, output);
     if (status == PHX_OK) return;
-    c->status = status;
+    *c->status = status;
     phx_request_cancel(request, PHX_FINISH_CANCELLED);
 }
 

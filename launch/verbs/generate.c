@@ -25,6 +25,7 @@ struct job {
     size_t n_printed, n_shown, n_failed;
     int32_t context;
     struct phx_results out;
+    enum phx_status status; /* of callbacks */
 };
 
 /* The biases asked for, and "never" for the end-of-text tokens under --ignore-eos. */
@@ -79,7 +80,7 @@ static enum phx_status add_prompt(struct job *job, const struct phx_request_opti
     if (own.max_new < 0 || own.max_new > room) own.max_new = room;
     PHX_TRY(phx_continuation_create(job->tokenizer, job->options, &own, job->config->vocab, ids,
                                     text, bytes, &job->items[job->n]));
-    job->n++;
+    job->items[job->n++]->status = &job->status;
     return PHX_OK;
 }
 
@@ -242,7 +243,7 @@ static enum phx_status lead(struct job *job, struct phx_engine *engine)
     for (size_t i = 0; i < job->n; i++) phx_continuation_begin(job->items[i], live);
     while (worked && !phx_interrupted()) {
         PHX_TRY(phx_engine_step(engine, &worked));
-        for (size_t i = 0; i < job->n; i++) PHX_TRY(job->items[i]->status);
+        PHX_TRY(job->status);
         PHX_TRY(print_finished(job, false));
     }
     PHX_TRY(phx_engine_stop(engine)); /* after Ctrl-C a step may be under way, with its tokens */
