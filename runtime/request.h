@@ -49,7 +49,7 @@ struct phx_request_options {
                           ///< infinity there; n_bias + n_stop_ids <= PHX_MAX_BIAS if it is not 0
     bool want_logits;     ///< of every drawn token
     bool want_all_logits; ///< of every position, the last one of the continuation too; its outputs
-                          ///< begin with position 1, and it shares nobody's pages
+                          ///< begin with position 1, and it reads nobody else's pages
     /// Both are called on rank 0, between steps or in one, from the thread that steps; NULL: nobody
     /// is told. Either may submit requests and cancel any.
     ///
@@ -102,9 +102,10 @@ enum phx_status phx_request_create(const struct phx_request_options *options,
 void phx_request_destroy(struct phx_request *request);
 
 /// Stop after the current output. The finish is `finish` (STOP for a stop string). At any time
-/// between submission and on_finish, waiting or running, from the thread that steps; nothing
-/// happens if it has finished. The next phx_engine_step() has its pages for others; what steps
-/// under way draw for it is dropped, and it finishes with the last of these.
+/// until on_finish, waiting or running, from the thread that steps; nothing happens if it has
+/// finished. It finishes, and others can have its pages, at the end of the step whose callback this
+/// is called from, or else with the next phx_engine_step(). What steps under way draw for it is
+/// dropped.
 void phx_request_cancel(struct phx_request *request, enum phx_finish finish);
 
 #endif

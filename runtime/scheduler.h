@@ -3,9 +3,10 @@
 /// it.
 ///
 /// Order: running requests that only decode, oldest first; then running ones that still read their
-/// prompt; then waiting ones, first come first served. When pages run out the youngest running
-/// request gives its pages back and waits at the head of the queue; what it had is computed again
-/// later, or found again.
+/// prompt; then waiting ones, first come first served. So while a long prompt is read, others go
+/// on: whoever decodes gets a token in every step, and no step has more than max_rows rows. When
+/// pages run out the youngest running request gives its pages back and waits at the head of the
+/// queue; what it had is computed again later, or found again.
 ///
 /// Pages are shared between requests that begin alike, if the limits say so: full blocks of tokens,
 /// from the step on that computes them. A request that joins reads on where the known pages end,
