@@ -97,6 +97,8 @@ def check(browser, server):
     assert "complete" in browser.run("return document.getElementById('status').textContent")
     assert "tok/s" in browser.run("return document.querySelector('article.assistant small').textContent")
 
+    browser.until("Number(document.getElementById('rate').textContent) > 0", "the rate")
+
     # A long one, stopped while its text grows; with the keyboard: Tab from the text to Stop.
     browser.run("document.getElementById('length').value = 380")
     browser.keys("Speak on.\ue007")
@@ -104,7 +106,7 @@ def check(browser, server):
     text = "document.querySelectorAll('article.assistant')[1].querySelector('p').textContent"
     browser.until(text + ".length > 3", "its beginning")
     if "PHX_SCREENSHOT" in os.environ:
-        browser.until(text + ".length > 300", "more of it")
+        browser.until(text + ".length > 120", "more of it")
         browser.picture(os.environ["PHX_SCREENSHOT"])
     browser.run("document.getElementById('stop').focus()")
     browser.keys("\ue007")
