@@ -51,7 +51,7 @@ struct phx_engine_options {
     enum phx_dtype kv_dtype;
     int n_ahead; ///< steps under way at most, 1..PHX_MAX_AHEAD; more than 1 keeps a device busy
                  ///< that works by itself
-    bool logits; ///< requests may want logits: rank 0 has host memory for those of a step
+    bool logits; ///< requests may want logits: rank 0 has host memory for those of n_ahead steps
     bool graphs; ///< record decode steps and replay them, where device and communicator can
     bool pads;   ///< as in phx_batch_apply; the bits are the same with and without graphs
 };

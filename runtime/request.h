@@ -29,7 +29,9 @@ struct phx_output {
     int32_t id;       ///< the token that now stands there; -1: none was drawn (inside the prompt)
     float logprob;    ///< of id, under the model's raw distribution; NaN if id was given or is -1;
                       ///< NaN of a drawn one: the logits hold NaN or infinity, give the request up
-    const float *logits; ///< [vocab] as the model gave them, or NULL if they were not asked for
+    const float
+        *logits; ///< [vocab] as the model gave them, or NULL if they were not asked for; of a
+                 ///< drawn token logits[id] - logprob is the log of their sum of exponentials
 };
 
 /// What to ask for. Arrays are copied by phx_request_create.

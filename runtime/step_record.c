@@ -60,6 +60,11 @@ static int32_t candidates_for(const struct phx_sampling *s)
     return s->top_p < 1 || s->min_p > 0 ? 0 : 1;
 }
 
+static bool wants_logits(const struct phx_request_options *o)
+{
+    return o->want_logits || o->want_all_logits;
+}
+
 static void count(const struct phx_schedule *schedule, const struct phx_kv_cache *cache,
                   struct phx_record_head *h)
 {
@@ -73,7 +78,7 @@ static void count(const struct phx_schedule *schedule, const struct phx_kv_cache
         if (e->joins) h->n_biases += e->n_biases;
         h->n_seen += n_told(e);
         if (e->n_biases > 0 || phx_sampling_counts(&o->sampling)) h->adjust = 1;
-        if (e->n_outputs > 0 && (o->want_logits || o->want_all_logits)) h->want_logits = 1;
+        if (e->n_outputs > 0 && wants_logits(o)) h->want_logits = 1;
         if (!e->samples) continue;
         int32_t k = candidates_for(&o->sampling);
         if (k == 0) full = true;
@@ -140,8 +145,9 @@ void phx_step_record_write(const struct phx_schedule *schedule, const struct phx
         int32_t end = e->position + e->n_rows;
         for (int32_t p = e->position; p < end; p++) out->ids[row++] = phx_request_id_at(r, p);
         for (int32_t k = e->n_outputs; k > 0; k--)
-            out->outputs[output++] = (struct phx_record_output){
-                row - k, k == 1 && e->samples ? r->slot : -1, end - k + 1};
+            out->outputs[output++] =
+                (struct phx_record_output){row - k, k == 1 && e->samples ? r->slot : -1,
+                                           end - k + 1, wants_logits(&r->options)};
     }
 }
 

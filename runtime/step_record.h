@@ -29,7 +29,7 @@ struct phx_record_head {
     int32_t draw;         ///< enum phx_draw
     int32_t n_candidates; ///< K of PHX_DRAW_CANDIDATES
     int32_t adjust;       ///< some running request has penalties or biases
-    int32_t want_logits;  ///< rank 0 wants the rows' logits on its host
+    int32_t want_logits;  ///< rank 0 wants some rows' logits on its host
 };
 
 /// A slot's parameters: of a request that joins, or that goes on under other ones.
@@ -62,6 +62,7 @@ struct phx_record_output {
     int32_t row;      ///< of the step
     int32_t slot;     ///< -1: draws nothing
     int32_t position; ///< that the predicted token has
+    int32_t wanted;   ///< rank 0 wants the row's logits on its host
 };
 
 /// A record in its buffer; the arrays lie behind the head in this order.

@@ -7,6 +7,7 @@
  *                          texts must be the same; exit status 77 without any */
 #include "tests/support/check.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -45,6 +46,7 @@ struct texts {
     int32_t prompts[N_TEXTS][MAX_PROMPT];
     struct phx_request_options options[N_TEXTS];
     int32_t stop_ids[N_STOP_IDS];
+    int32_t vocab;
 };
 
 struct outcome {
@@ -54,6 +56,16 @@ struct outcome {
     struct phx_engine_load load;
 };
 
+/* Its logits are this step's and this row's. */
+static void check_logits(struct phx_request *request, const struct phx_output *output)
+{
+    const int32_t *vocab = request->options.user;
+    double sum = 0;
+    for (int32_t i = 0; i < *vocab; i++) sum += exp((double)output->logits[i]);
+    double logprob = output->logits[output->id] - log(sum);
+    PHX_ASSERT(fabs(logprob - (double)output->logprob) < 1e-4);
+}
+
 static const int32_t bias_ids[] = {20, 15, 13};
 static const float bias_values[] = {2.5f, -100, 1};
 
@@ -62,6 +74,7 @@ static const float bias_values[] = {2.5f, -100, 1};
 static void make_texts(int32_t vocab, struct texts *t)
 {
     memset(t, 0, sizeof *t);
+    t->vocab = vocab;
     for (int i = 0; i < N_STOP_IDS; i++) t->stop_ids[i] = vocab / N_STOP_IDS * i;
     for (int i = 0; i < N_TEXTS; i++) {
         int like = i % 8 == 7 ? i - 1 : i, n_common = i % 3 == 0 ? 0 : 64 * (i % 3) + 5;
@@ -81,6 +94,11 @@ static void make_texts(int32_t vocab, struct texts *t)
             o->n_bias = 3;
             o->bias_ids = bias_ids;
             o->bias_values = bias_values;
+        }
+        if (i % 5 == 2) {
+            o->want_logits = true;
+            o->on_output = check_logits;
+            o->user = &t->vocab;
         }
         if (i % 2 == 0) {
             o->n_stop_ids = N_STOP_IDS;
@@ -160,6 +178,7 @@ static void run_texts(const char *model, int size, const struct texts *texts, bo
                            .needs = {.max_seqs = way.few_pages ? 6 : N_TEXTS,
                                      .max_rows = way.few_pages ? 40 : 300,
                                      .max_length = CONTEXT,
+                                     .logits = true,
                                      .total_tokens = way.few_pages ? CONTEXT : 0,
                                      .share_prefixes = way.share},
                            .lead = lead,
@@ -175,7 +194,7 @@ static void run_texts(const char *model, int size, const struct texts *texts, bo
     assert_true(way.share == (l->counters.cached_tokens > 0));
 }
 
-static void texts_are_the_same(const char *model, int32_t vocab)
+static void texts_are_the_same(const char *path, int32_t vocab)
 {
     static const struct way ways[] = {
         {.share = false},
@@ -189,9 +208,9 @@ static void texts_are_the_same(const char *model, int32_t vocab)
     static struct outcome alone, together;
     make_texts(vocab, &texts);
     for (int size = 1; size <= 2; size++) {
-        run_texts(model, size, &texts, true, (struct way){false}, &alone);
+        run_texts(path, size, &texts, true, (struct way){false}, &alone);
         for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
-            run_texts(model, size, &texts, false, ways[w], &together);
+            run_texts(path, size, &texts, false, ways[w], &together);
             int n_other = 0, first = -1;
             for (int i = 0; i < N_RUN; i++) {
                 bool same = together.n[i] == alone.n[i] && together.finish[i] == alone.finish[i] &&
@@ -201,7 +220,7 @@ static void texts_are_the_same(const char *model, int32_t vocab)
             if (n_other > mode.n_other)
                 fail_msg("%s, %d ranks, way %zu: %d texts are not what they are alone, the first "
                          "is %d",
-                         model, size, w, n_other, first);
+                         path, size, w, n_other, first);
         }
         int n_stopped = 0;
         for (int i = 0; i < N_RUN; i++) {
@@ -213,15 +232,15 @@ static void texts_are_the_same(const char *model, int32_t vocab)
     }
 }
 
-static void demo(void **state)
-{
-    (void)state;
-    texts_are_the_same(PHX_MODELS "/demo", 1000);
-}
+struct model {
+    const char *path;
+    int32_t vocab;
+};
 
-static void fixture(void **state)
+static void model(void **state)
 {
-    texts_are_the_same(*state, 331);
+    const struct model *m = *state;
+    texts_are_the_same(m->path, m->vocab);
 }
 
 /* ---- idleness ---- */
@@ -281,14 +300,15 @@ int main(int argc, char **argv)
         if (test_count_gpus() == 0) return TEST_SKIPPED;
         mode = (struct mode){PHX_DEVICE_CUDA, N_RUN / 8};
     }
-    static char windows[] = PHX_TEST_DATA "/hf/mistral-8q2kv-window16";
-    static char mixed[] = PHX_TEST_DATA "/hf/gemma3-12q3kv";
-    static char experts[] = PHX_TEST_DATA "/hf/qwen2moe-9q3kv-7experts";
+    static struct model demo = {PHX_MODELS "/demo", 2048};
+    static struct model windows = {PHX_TEST_DATA "/hf/mistral-8q2kv-window16", 512};
+    static struct model mixed = {PHX_TEST_DATA "/hf/gemma3-12q3kv", 331};
+    static struct model experts = {PHX_TEST_DATA "/hf/qwen2moe-9q3kv-7experts", 331};
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(demo),
-        {"sliding windows", fixture, NULL, NULL, windows},
-        {"windows and whole layers", fixture, NULL, NULL, mixed},
-        {"experts", fixture, NULL, NULL, experts},
+        {"demo", model, NULL, NULL, &demo},
+        {"sliding windows", model, NULL, NULL, &windows},
+        {"windows and whole layers", model, NULL, NULL, &mixed},
+        {"experts", model, NULL, NULL, &experts},
         cmocka_unit_test(nobody_works_while_idle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
