@@ -37,8 +37,8 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
          "  mpirun -np 2 --bind-to none phalanx chat -m MODEL --system \"Be brief.\"\n"
          "\n"
          "A line is a message; the model's own chat template makes a text of the conversation.\n"
-         "/clear begins a new one, /exit or the end of the input ends. Sampling values are as with\n"
-         "generate.\n"},
+         "/clear begins a new one, /exit or the end of the input ends. Sampling values are as\n"
+         "with generate.\n"},
     [PHX_VERB_SERVE] =
         {"serve", "an OpenAI-compatible server",
          "  mpirun -np 2 --bind-to none phalanx serve -m MODEL --port 8080\n"

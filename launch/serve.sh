@@ -14,7 +14,7 @@ die()
     exit 2
 }
 
-[[ ${1:-} =~ ^[1-9][0-9]*$ ]] || die "the first argument is the number of ranks: serve.sh 2 -m MODEL"
+[[ ${1:-} =~ ^[1-9][0-9]*$ ]] || die "first the number of ranks, like serve.sh 2 -m MODEL"
 ranks=$1
 shift
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
