@@ -14,8 +14,9 @@ import sys
 import time
 import urllib.request
 
-from server_test import SLOW, Server
+from server_test import SLOW, Server, post
 
+CANCELLED = 'phalanx:request_success_total{model_name="demo",finished_reason="cancelled"}'
 TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../data/templates/chatml.jinja")
 
 
@@ -82,6 +83,13 @@ class Browser:
         self.process.wait()
 
 
+def load(server):
+    """A request that keeps the server busy until its socket is closed."""
+    s = socket.create_connection(("127.0.0.1", server.port))
+    s.sendall(post({"prompt": "The king", "max_tokens": 500, "n": 12, "ignore_eos": True}))
+    return s
+
+
 def check(browser, server):
     browser.open(f"http://127.0.0.1:{server.port}/")
     browser.until("document.title === 'demo'", "the model's name")
@@ -104,21 +112,26 @@ def check(browser, server):
 
     browser.until("window.rates.some(r => r > 0)", "the rate")
 
-    # A long one, stopped while its text grows; with the keyboard: Tab from the text to Stop.
+    # A long one beside others, which make it slow, stopped while its text grows.
+    others = [load(server) for _ in range(4)]
     browser.run("document.getElementById('length').value = 380")
     browser.keys("Speak on.\ue007")
     browser.until("document.querySelectorAll('article.assistant').length === 2", "a second answer")
     text = "document.querySelectorAll('article.assistant')[1].querySelector('p').textContent"
-    browser.until(text + ".length > 3", "its beginning")
+    browser.until(text + ".length > 100", "its beginning")
+    browser.until("Number(document.getElementById('running').textContent) > 1", "who runs")
     if "PHX_SCREENSHOT" in os.environ:
-        browser.until(text + ".length > 120", "more of it")
         browser.picture(os.environ["PHX_SCREENSHOT"])
     browser.run("document.getElementById('stop').focus()")
     browser.keys("\ue007")
     browser.until("document.getElementById('status').textContent === 'Stopped'", "the stop")
+    deadline = time.time() + 10 * SLOW
+    while server.metrics()[CANCELLED] != 1:
+        assert time.time() < deadline, "the stopped answer goes on"
+        time.sleep(0.02)
+    for other in others:
+        other.close()
     server.wait_idle()
-    assert server.metrics()[
-        'phalanx:request_success_total{model_name="demo",finished_reason="cancelled"}'] == 1
 
     # What goes wrong is shown.
     browser.run("document.getElementById('length').value = 100000")
