@@ -10,7 +10,8 @@
 # -o PREFIX  of the results (default: bench/results/scale-NAME-cpu or -gpu)
 # -r ROUNDS  each on all numbers of ranks, one after the other (default: 3)
 # -c LIST    contexts of decoding with batch 1 (default: 1024,8192)
-# -B LIST    batches with 1024 tokens of context each (default: 64; 0: none)
+# -B LIST    batches (default: 64; 0: none)
+# -C N       context of each sequence of these (default: 1024)
 # -p LIST    lengths of prompts (default: 2048; 0: none)
 # -n N       tokens to make (default: 32)
 # -q         quick: small numbers of everything, one round
@@ -24,7 +25,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 command="bench/scale.sh $*"
 model="" list="" prefix="" rounds=3 contexts=1024,8192 batches=64 prompts=2048 n_gen=32
 also=4,8,16 nodes="" build=$here/build/release words=() context=1024 repeats=3
-while getopts m:T:o:r:c:B:p:n:qa:N:b:x: option; do
+while getopts m:T:o:r:c:B:C:p:n:qa:N:b:x: option; do
     case $option in
         m) model=$OPTARG ;;
         T) list=$OPTARG ;;
@@ -32,6 +33,7 @@ while getopts m:T:o:r:c:B:p:n:qa:N:b:x: option; do
         r) rounds=$OPTARG ;;
         c) contexts=$OPTARG ;;
         B) batches=$OPTARG ;;
+        C) context=$OPTARG ;;
         p) prompts=$OPTARG ;;
         n) n_gen=$OPTARG ;;
         q) rounds=1 contexts=100 batches=4 prompts=64 n_gen=8 context=32 repeats=2 ;;
@@ -39,7 +41,7 @@ while getopts m:T:o:r:c:B:p:n:qa:N:b:x: option; do
         N) nodes=$OPTARG ;;
         b) build=$OPTARG ;;
         x) read -ra words <<<"$OPTARG" ;;
-        *) sed -n '2,23s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,24s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 fail() {

@@ -13,6 +13,7 @@
 #include "launch/settings.h"
 #include "launch/verbs/bench_report.h"
 #include "launch/verbs/verbs.h"
+#include "runtime/weight_walk.h"
 
 enum { LEFT_OUT_ROUNDS = 3, LEFT_OUT_SETS = PHX_STAGE_COUNT + 2 };
 
@@ -242,10 +243,12 @@ static enum phx_status time_without(struct test_run *t, const unsigned *left_out
                                     double *out)
 {
     double seconds[LEFT_OUT_SETS][LEFT_OUT_ROUNDS];
+    struct phx_device_info info;
+    phx_device_info(t->run->device, &info);
     for (int round = 0; round < LEFT_OUT_ROUNDS; round++)
         for (int i = 0; i < n; i++) {
             PHX_TRY(begin_steps(t->run, left_out[i]));
-            PHX_TRY(warm_up(t, false));
+            if (info.has_graphs) PHX_TRY(warm_up(t, false));
             PHX_TRY(repeat(t, false, &seconds[i][round]));
             PHX_TRY(phx_engine_stop(t->run->engine));
         }
@@ -441,6 +444,22 @@ static enum phx_status measure_yardsticks(struct phx_run *run, struct phx_bench_
     return most(run->world, out->start_s, &out->start_s);
 }
 
+/* Of the weight that takes most. */
+static enum phx_dtype weight_dtype(const struct phx_run *run)
+{
+    struct phx_weight_walk walk = phx_weight_walk_start(run->config, run->plan, run->checkpoint);
+    struct phx_weight_place place;
+    enum phx_dtype dtype = run->config->dtype;
+    size_t most_bytes = 0;
+    while (phx_weight_walk_next(&walk, &place)) {
+        if (place.is_vector) continue;
+        size_t bytes = phx_weight_bytes(run->device, &place.shape);
+        if (bytes > most_bytes) dtype = place.shape.dtype;
+        if (bytes > most_bytes) most_bytes = bytes;
+    }
+    return dtype;
+}
+
 static void describe(const struct job *job, const struct phx_run *run, struct phx_bench_setup *out)
 {
     phx_device_info(run->device, &out->device);
@@ -451,6 +470,7 @@ static void describe(const struct job *job, const struct phx_run *run, struct ph
     out->tp_size = run->world->size;
     out->n_threads = run->settings.n_threads;
     out->kv_dtype = phx_run_kv_dtype(run);
+    out->weight_dtype = weight_dtype(run);
     out->n_params = (double)phx_config_parameters(run->config);
     out->model_bytes = out->n_params * (double)phx_dtype_bytes(run->config->dtype, 1);
     if (run->checkpoint != NULL) out->model_bytes = (double)run->load.file_bytes;

@@ -66,6 +66,8 @@ static enum phx_status compute(const struct phx_bench_row *row, struct figures *
 
 static const char *dtype_name(enum phx_dtype dtype)
 {
+    if (dtype != PHX_BF16 && dtype != PHX_F16 && dtype != PHX_F32)
+        return phx_dtype_traits(dtype)->name;
     return dtype == PHX_BF16 ? "bf16" : dtype == PHX_F16 ? "f16" : "f32";
 }
 
@@ -79,7 +81,7 @@ enum { MODEL_BYTES = 128 };
 /* "llama 8.03B bf16", "llama 4M bf16" */
 static void model_type(const struct phx_bench_setup *s, char text[MODEL_BYTES])
 {
-    const char *name = s->config->model_type, *type = dtype_name(s->config->dtype);
+    const char *name = s->config->model_type, *type = dtype_name(s->weight_dtype);
     int64_t ten_millions = llround(1e-7 * s->n_params);
     if (ten_millions < 100)
         snprintf(text, MODEL_BYTES, "%s %ldM %s", name, (long)llround(1e-6 * s->n_params), type);

@@ -20,7 +20,7 @@ struct phx_bench_setup {
     const char *hosts;             ///< of all ranks, with commas
     int tp_size, n_threads;
     int32_t step_tokens, part_tokens; ///< -b, -ub
-    enum phx_dtype kv_dtype;
+    enum phx_dtype kv_dtype, weight_dtype;
     double n_params, model_bytes;
     struct phx_bench_yardsticks yardsticks; ///< the least of all ranks
 };
