@@ -1,18 +1,19 @@
 /* All-reduce between the ranks of a machine: the host communicator beside MPI_Allreduce.
  *
- *     mpirun -np 2 [options] bench_comm [largest bytes]
+ *     mpirun -np 2 [options] bench_comm [-b MIN] [-e MAX] [-f FACTOR]      sizes as 8, 64K, 4M
  *
  * Each number is the median over chains of sums. Before each sum a rank writes its own values,
  * which need the sum before, as the product of a layer would: the data lies in its own caches. What
  * the writing takes alone is measured likewise and taken off. The contenders take turns, so that
- * whatever else the machine does meets all of them. algbw = bytes / time; busbw = algbw 2 (T - 1) /
- * T, what each rank must send at least. A wrong value anywhere makes the program fail. */
+ * whatever else the machine does meets all of them. The table is that of nccl-tests. A wrong value
+ * anywhere makes the program fail. */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "bench/comm_table.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "launch/world_mpi.h"
@@ -105,21 +106,14 @@ static enum phx_status run_size(struct bench *bench, size_t bytes, int64_t *out_
     MPI_Allreduce(bench->n_wrong, wrong, N_CONTENDERS, MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD);
     *out_wrong = wrong[HOST] + wrong[MPI];
     if (bench->world->rank != 0) return PHX_OK;
-    printf("%9zu", bytes);
-    double writing_us = median(bench->us[NOTHING], repeats), us = 0, host_us = 0;
-    for (int c = HOST; c <= MPI; c++) {
-        us = median(bench->us[c], repeats) - writing_us;
-        if (c == HOST) host_us = us;
-        double algbw = (double)bytes / us * 1e-3;
-        double size = bench->world->size, busbw = algbw * 2 * (size - 1) / size;
-        printf("  | %9.2f %7.2f %7.2f %6lld", us, algbw, busbw, (long long)wrong[c]);
-    }
-    printf("  | %5.2f\n", us / host_us);
-    fflush(stdout);
+    double writing_us = median(bench->us[NOTHING], repeats);
+    for (int c = HOST; c <= MPI; c++)
+        comm_table_row(bytes, sizeof(float), c == HOST ? "float" : "float, MPI", bench->world->size,
+                       median(bench->us[c], repeats) - writing_us, wrong[c], 0);
     return PHX_OK;
 }
 
-static enum phx_status run(struct phx_world *world, size_t largest)
+static enum phx_status run(struct phx_world *world, const struct comm_sizes *sizes)
 {
     struct bench own = {.world = world}, *bench = &own;
     struct phx_device *device = NULL;
@@ -129,16 +123,15 @@ static enum phx_status run(struct phx_world *world, size_t largest)
     PHX_TRY(phx_stream_create(device, &(struct phx_limits){0}, &bench->stream));
     PHX_TRY(phx_comm_create(
         world, device,
-        &(struct phx_comm_options){.kind = PHX_COMM_HOST, .max_reduce_bytes = largest},
+        &(struct phx_comm_options){.kind = PHX_COMM_HOST, .max_reduce_bytes = sizes->largest},
         &bench->comm));
-    PHX_TRY(phx_comm_buffer(bench->comm, largest, &bench->buffer));
-    if (world->rank == 0)
-        printf("%d ranks%s\n%9s  | %9s %7s %7s %6s  | %9s %7s %7s %6s  | %s\n%9s  | %9s %7s %7s "
-               "%6s  | %9s %7s %7s %6s  |\n",
-               world->size, world->crowded ? ", fewer processors" : "", "bytes", "host us", "algbw",
-               "busbw", "wrong", "MPI us", "algbw", "busbw", "wrong", "MPI / host", "", "", "GB/s",
-               "GB/s", "", "", "GB/s", "GB/s", "");
-    for (size_t bytes = SMALLEST; bytes <= largest && n_wrong == 0; bytes *= 2)
+    PHX_TRY(phx_comm_buffer(bench->comm, sizes->largest, &bench->buffer));
+    if (world->rank == 0) {
+        printf("# %d ranks%s\n", world->size, world->crowded ? ", fewer processors" : "");
+        comm_table_head("host, and MPI_Allreduce (type: MPI) in turn with it", "");
+    }
+    for (size_t bytes = sizes->smallest; bytes <= sizes->largest && n_wrong == 0;
+         bytes *= (size_t)sizes->factor)
         PHX_TRY(run_size(bench, bytes, &n_wrong));
     phx_comm_finish(bench->comm);
     phx_comm_destroy(bench->comm);
@@ -150,13 +143,14 @@ static enum phx_status run(struct phx_world *world, size_t largest)
 int main(int argc, char **argv)
 {
     struct phx_world *world = NULL;
-    size_t largest = argc > 1 ? strtoull(argv[1], NULL, 10) : LARGEST;
+    struct comm_sizes sizes = {SMALLEST, LARGEST, 2};
     enum phx_status status = phx_world_mpi_create(&argc, &argv, &world);
+    if (status == PHX_OK) status = phx_world_agree(world, comm_sizes_parse(argc, argv, &sizes));
     if (status == PHX_OK && world->size < 2)
         status = phx_fail(PHX_USAGE, "nothing to measure with one rank: mpirun -np 2 bench_comm");
-    if (status == PHX_OK) status = run(world, largest);
+    if (status == PHX_OK) status = run(world, &sizes);
     if (status != PHX_OK) {
-        phx_log(PHX_LOG_ERROR, "%s", phx_fail_sentence());
+        if (phx_fail_sentence()[0] != '\0') phx_log(PHX_LOG_ERROR, "%s", phx_fail_sentence());
         if (world != NULL) phx_world_abort(world, 1);
         return 1;
     }

@@ -1,16 +1,17 @@
 /* All-reduce between GPUs, one a rank, in each of the ways that a communicator knows.
  *
- *     mpirun -np 2 [options] bench_comm_gpu [largest bytes]
+ *     mpirun -np 2 [options] bench_comm_gpu [-b MIN] [-e MAX] [-f FACTOR]    sizes as 8, 64K, 4M
  *
  * Each number is the median over launches of a graph, in which sums in bf16 follow each other, each
- * in place of the one before: dependent, as the layers of a model are. `norm` is the same with
+ * in place of the one before: dependent, as the layers of a model are. `with norm` is the same with
  * residual and norm, phx_comm_reduce_norm(), of rows of 4096. The sums timed are of zeros, which
- * take as long as any; `wrong` counts the wrong ones among sums of small whole numbers. algbw =
- * bytes / time; busbw = algbw 2 (T - 1) / T, what each rank must send at least. A wrong value
- * anywhere makes the program fail. */
+ * take as long as any; `#wrong` counts the wrong ones among sums of small whole numbers. The ways
+ * are NCCL's, ours between GPUs, and last the sum through the hosts, which no graph can hold. The
+ * table is that of nccl-tests. A wrong value anywhere makes the program fail. */
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "bench/comm_table.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "kernels/base/random.h"
@@ -49,15 +50,31 @@ static struct phx_reduce_norm operands(const struct bench *bench, int64_t n)
     };
 }
 
-static enum phx_status record(struct bench *bench, int64_t n, bool norm, int chain,
-                              struct phx_graph **out)
+static enum phx_status run_chain(struct bench *bench, int64_t n, bool norm, int chain)
 {
     const struct phx_reduce_norm args = operands(bench, n);
-    PHX_TRY(phx_graph_begin(bench->stream));
     for (int i = 0; i < chain; i++)
         PHX_TRY(norm ? phx_comm_reduce_norm(bench->comm, bench->stream, &args)
                      : phx_comm_all_reduce(bench->comm, bench->stream, args.partial));
+    return PHX_OK;
+}
+
+/* NULL where the ranks' hosts add, which cannot be recorded. */
+static enum phx_status record(struct bench *bench, int64_t n, bool norm, int chain,
+                              struct phx_graph **out)
+{
+    *out = NULL;
+    if (!phx_comm_recordable(bench->comm)) return PHX_OK;
+    PHX_TRY(phx_graph_begin(bench->stream));
+    PHX_TRY(run_chain(bench, n, norm, chain));
     return phx_graph_end(bench->stream, out);
+}
+
+static enum phx_status launch(struct bench *bench, struct phx_graph *graph, int64_t n, bool norm,
+                              int chain)
+{
+    return graph != NULL ? phx_graph_launch(graph, bench->stream)
+                         : run_chain(bench, n, norm, chain);
 }
 
 static int compare(const void *a, const void *b)
@@ -76,7 +93,7 @@ static enum phx_status time_sum(struct bench *bench, int64_t n, bool norm, doubl
     for (int i = -2; i < REPEATS; i++) { /* the first two warm up */
         float ms;
         PHX_TRY(phx_event_record(bench->begin, bench->stream));
-        PHX_TRY(phx_graph_launch(graph, bench->stream));
+        PHX_TRY(launch(bench, graph, n, norm, chain));
         PHX_TRY(phx_event_record(bench->end, bench->stream));
         PHX_TRY(phx_stream_synchronize(bench->stream));
         PHX_TRY(phx_event_elapsed_ms(bench->begin, bench->end, &ms));
@@ -102,7 +119,7 @@ static enum phx_status count_wrong(struct bench *bench, int64_t n, int64_t *out)
         bench->values[i] = phx_bf16_from_f32(value_of(bench->world->rank, i));
     PHX_TRY(phx_tensor_upload(bench->stream, x, bench->values));
     PHX_TRY(record(bench, n, false, 1, &graph));
-    PHX_TRY(phx_graph_launch(graph, bench->stream));
+    PHX_TRY(launch(bench, graph, n, false, 1));
     PHX_TRY(phx_tensor_download(bench->stream, x, bench->values));
     PHX_TRY(phx_stream_synchronize(bench->stream));
     phx_graph_destroy(graph);
@@ -119,7 +136,6 @@ static enum phx_status count_wrong(struct bench *bench, int64_t n, int64_t *out)
 static enum phx_status run_size(struct bench *bench, size_t bytes, int64_t *n_wrong)
 {
     const int64_t n = (int64_t)(bytes / 2);
-    const double size = bench->world->size;
     double sum_us, norm_us;
     int64_t mine, wrong = 0;
     int64_t *all = calloc((size_t)bench->world->size, sizeof *all);
@@ -132,37 +148,33 @@ static enum phx_status run_size(struct bench *bench, size_t bytes, int64_t *n_wr
     PHX_TRY(time_sum(bench, n, true, &norm_us));
     *n_wrong += wrong;
     if (bench->world->rank != 0) return PHX_OK;
-    const double algbw = (double)bytes / sum_us * 1e-3;
-    printf("%9zu  %9.2f %7.2f %7.2f %6lld  %9.2f\n", bytes, sum_us, algbw,
-           algbw * 2 * (size - 1) / size, (long long)wrong, norm_us);
-    fflush(stdout);
+    comm_table_row(bytes, 2, "bfloat16", bench->world->size, sum_us, wrong, norm_us);
     return PHX_OK;
 }
 
-static enum phx_status run_way(struct bench *bench, enum phx_allreduce way, size_t largest,
-                               int64_t *n_wrong)
+static enum phx_status run_way(struct bench *bench, enum phx_comm_kind kind, enum phx_allreduce way,
+                               const struct comm_sizes *sizes, int64_t *n_wrong)
 {
-    char text[64];
-    PHX_TRY(phx_comm_create(bench->world, bench->device,
-                            &(struct phx_comm_options){.kind = PHX_COMM_NCCL,
-                                                       .allreduce = way,
-                                                       .max_reduce_bytes = largest},
-                            &bench->comm));
+    const size_t largest = sizes->largest;
+    char text[64], name[128];
+    PHX_TRY(phx_comm_create(
+        bench->world, bench->device,
+        &(struct phx_comm_options){.kind = kind, .allreduce = way, .max_reduce_bytes = largest},
+        &bench->comm));
     PHX_TRY(phx_comm_buffer(bench->comm, largest, &bench->buffer));
     phx_comm_describe(bench->comm, text, sizeof text);
-    if (bench->world->rank == 0)
-        printf("\n%s: %s\n%9s  %9s %7s %7s %6s  %9s\n%9s  %9s %7s %7s %6s  %9s\n", names[way], text,
-               "bytes", "sum", "algbw", "busbw", "wrong", "norm", "", "us", "GB/s", "GB/s", "",
-               "us");
-    for (size_t bytes = SMALLEST; bytes <= largest; bytes *= 2)
+    snprintf(name, sizeof name, "%s: %s", kind == PHX_COMM_HOST ? "host" : names[way], text);
+    if (bench->world->rank == 0) comm_table_head(name, "with norm");
+    for (size_t bytes = sizes->smallest; bytes <= largest; bytes *= (size_t)sizes->factor)
         PHX_TRY(run_size(bench, bytes, n_wrong));
     phx_comm_finish(bench->comm);
     phx_comm_destroy(bench->comm);
     return PHX_OK;
 }
 
-static enum phx_status run(struct phx_world *world, size_t largest)
+static enum phx_status run(struct phx_world *world, const struct comm_sizes *sizes)
 {
+    const size_t largest = sizes->largest;
     struct bench own = {.world = world}, *bench = &own;
     struct phx_device_options options = {.kind = PHX_DEVICE_CUDA, .n_threads = 1};
     struct phx_device_info info;
@@ -181,10 +193,11 @@ static enum phx_status run(struct phx_world *world, size_t largest)
     bench->values = malloc(largest);
     PHX_ASSERT(bench->values != NULL);
     phx_device_info(bench->device, &info);
-    if (world->rank == 0) printf("%d x %s\n", world->size, info.name);
+    if (world->rank == 0) printf("# %d x %s\n", world->size, info.name);
     for (int way = PHX_ALLREDUCE_NCCL; way <= PHX_ALLREDUCE_FUSED; way++)
-        PHX_TRY(run_way(bench, (enum phx_allreduce)way, largest, &n_wrong));
-    PHX_TRY(run_way(bench, PHX_ALLREDUCE_AUTO, largest, &n_wrong));
+        PHX_TRY(run_way(bench, PHX_COMM_NCCL, (enum phx_allreduce)way, sizes, &n_wrong));
+    PHX_TRY(run_way(bench, PHX_COMM_NCCL, PHX_ALLREDUCE_AUTO, sizes, &n_wrong));
+    PHX_TRY(run_way(bench, PHX_COMM_HOST, PHX_ALLREDUCE_AUTO, sizes, &n_wrong));
     free(bench->values);
     phx_buffer_destroy(bench->residual);
     phx_buffer_destroy(bench->weight);
@@ -199,14 +212,15 @@ static enum phx_status run(struct phx_world *world, size_t largest)
 int main(int argc, char **argv)
 {
     struct phx_world *world = NULL;
-    size_t largest = argc > 1 ? strtoull(argv[1], NULL, 10) : LARGEST;
+    struct comm_sizes sizes = {SMALLEST, LARGEST, 2};
     enum phx_status status = phx_world_mpi_create(&argc, &argv, &world);
+    if (status == PHX_OK) status = phx_world_agree(world, comm_sizes_parse(argc, argv, &sizes));
     if (status == PHX_OK && world->size < 2)
         status =
             phx_fail(PHX_USAGE, "nothing to measure with one rank: mpirun -np 2 bench_comm_gpu");
-    if (status == PHX_OK) status = run(world, largest);
+    if (status == PHX_OK) status = run(world, &sizes);
     if (status != PHX_OK) {
-        phx_log(PHX_LOG_ERROR, "%s", phx_fail_sentence());
+        if (phx_fail_sentence()[0] != '\0') phx_log(PHX_LOG_ERROR, "%s", phx_fail_sentence());
         if (world != NULL) phx_world_abort(world, 1);
         return 1;
     }

@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench/peaks.h"
 #include "kernels/base/check.h"
+#include "kernels/cpu/peaks.h"
 #include "launch/placement.h"
 #include "launch/run.h"
 #include "launch/world_mpi.h"

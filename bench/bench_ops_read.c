@@ -1,8 +1,8 @@
 /* What the machine reads at best, and on a GPU what a kernel costs that does nothing. */
 #include "bench/bench_ops.h"
-#include "bench/gpu_probe.h"
-#include "bench/peaks.h"
 #include "kernels/base/check.h"
+#include "kernels/cpu/peaks.h"
+#include "kernels/probe.h"
 
 enum { CHECKED_BYTES = 64 << 20, EMPTY_CHAIN = 1000 };
 #define READ_BYTES ((size_t)8 << 30)
@@ -17,13 +17,13 @@ static enum phx_status launch_read(struct bench *b, void *user, int i)
 {
     const struct reading *r = user;
     (void)i;
-    return bench_probe_read(b->stream, r->words, r->bytes, r->result);
+    return phx_probe_read(b->stream, r->words, 0, r->bytes, r->result);
 }
 
 static enum phx_status launch_empty(struct bench *b, void *user, int i)
 {
     (void)i;
-    return bench_probe_empty(b->stream, b->info.n_units, ((const struct reading *)user)->early);
+    return phx_probe_empty(b->stream, ((const struct reading *)user)->early);
 }
 
 static enum phx_status prepare(struct bench *b, void *user)
@@ -47,7 +47,7 @@ static enum phx_status judge_read(struct bench *b, void *user, int n)
     (void)n;
     for (uint32_t i = 0; i < CHECKED_BYTES / 4; i++) expected ^= phx_mix32(i);
     PHX_TRY(phx_buffer_zero(b->stream, r->result, 0, 4));
-    PHX_TRY(bench_probe_read(b->stream, r->words, CHECKED_BYTES, r->result));
+    PHX_TRY(phx_probe_read(b->stream, r->words, 0, CHECKED_BYTES, r->result));
     PHX_TRY(phx_buffer_download(b->stream, r->result, 0, 4, &got, 4, 4, 1));
     PHX_TRY(phx_stream_synchronize(b->stream));
     if (got == expected) return PHX_OK;
@@ -58,7 +58,7 @@ static enum phx_status read_gpu(struct bench *b, struct reading *r)
 {
     struct bench_row row = {.set = "read", .shape = "memory", .tp = 1, .op = "read"};
     struct bench_case c = {r, launch_read, prepare, judge_read, 1, 1};
-    PHX_TRY(bench_probe_fill(b->stream, r->words));
+    PHX_TRY(phx_probe_fill(b->stream, r->words));
     row.bytes = (double)r->bytes;
     b->read = 1.0; /* until it is known; a chain of one needs no estimate */
     PHX_TRY(bench_measure(b, &c, &row));

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "bench/peaks.h"
 #include "kernels/base/check.h"
+#include "kernels/cpu/peaks.h"
 #include "kernels/ops.h"
 
 enum { HIDDEN = 2048, FFN = 8192, FEW = 8, MANY = 512, MAX_COPIES = 256, SAMPLES = 64 };
@@ -222,11 +222,11 @@ static enum phx_status measure(struct bench *b, const struct operands *o, bool *
     PHX_TRY(judge(b, o, &right));
     *all_right &= right;
     if (!right) return PHX_OK;
-    double best = INFINITY, begin = phx_bench_seconds();
-    for (int i = 1; i < 5 || phx_bench_seconds() - begin < 0.5; i++) {
-        double from = phx_bench_seconds();
+    double best = INFINITY, begin = phx_peak_seconds();
+    for (int i = 1; i < 5 || phx_peak_seconds() - begin < 0.5; i++) {
+        double from = phx_peak_seconds();
         PHX_TRY(run_once(b, o, i));
-        double seconds = phx_bench_seconds() - from;
+        double seconds = phx_peak_seconds() - from;
         if (seconds < best) best = seconds;
     }
     print_row(b, o, best);

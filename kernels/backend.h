@@ -24,6 +24,7 @@ struct phx_device {
 struct phx_stream {
     struct phx_device *device;
     struct phx_limits limits;
+    unsigned left_out; ///< bits 1 << enum phx_stage
 };
 
 struct phx_buffer {
@@ -105,6 +106,12 @@ struct phx_backend {
                                           int64_t, const struct phx_dummy *, int64_t, int64_t);
     enum phx_status (*weight_read)(struct phx_stream *, const struct phx_weight *, int64_t, int64_t,
                                    float *);
+
+    enum phx_status (*probe_fill)(struct phx_stream *, struct phx_buffer *);
+    enum phx_status (*probe_read)(struct phx_stream *, const struct phx_buffer *, size_t, size_t,
+                                  struct phx_buffer *);
+    enum phx_status (*probe_empty)(struct phx_stream *, bool);
+    double (*probe_multiply)(struct phx_stream *);
 
     enum phx_status (*embed)(struct phx_stream *, const struct phx_embed *);
     enum phx_status (*add_norm)(struct phx_stream *, const struct phx_add_norm *);

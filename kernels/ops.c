@@ -157,7 +157,30 @@ static void check_drawn(const struct phx_stream *stream, struct phx_tensor ids,
 
 /* ---- the ops ---- */
 
-#define RUN(op) return stream->device->backend->op(stream, args)
+/* The stage that an op is of. */
+enum {
+    STAGE_embed = PHX_STAGE_NORMS,
+    STAGE_add_norm = PHX_STAGE_NORMS,
+    STAGE_linear = PHX_STAGE_PRODUCTS,
+    STAGE_gate_up = PHX_STAGE_PRODUCTS,
+    STAGE_route = PHX_STAGE_NORMS,
+    STAGE_experts_gate_up = PHX_STAGE_PRODUCTS,
+    STAGE_experts_down = PHX_STAGE_PRODUCTS,
+    STAGE_rope_table = PHX_STAGE_NORMS,
+    STAGE_head_squares = PHX_STAGE_NORMS,
+    STAGE_rope_append = PHX_STAGE_NORMS,
+    STAGE_attention = PHX_STAGE_ATTENTION,
+    STAGE_attention_tapped = PHX_STAGE_ATTENTION,
+    STAGE_gather_rows = PHX_STAGE_NORMS,
+    STAGE_count_tokens = PHX_STAGE_SAMPLING,
+    STAGE_adjust_logits = PHX_STAGE_SAMPLING,
+    STAGE_sample_candidates = PHX_STAGE_SAMPLING,
+    STAGE_sample_pick = PHX_STAGE_SAMPLING,
+    STAGE_sample_full = PHX_STAGE_SAMPLING,
+};
+
+#define RUN(op)                                                                                    \
+    return stream->left_out >> STAGE_##op & 1 ? PHX_OK : stream->device->backend->op(stream, args)
 
 enum phx_status phx_op_embed(struct phx_stream *stream, const struct phx_embed *args)
 {

@@ -9,6 +9,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/ops.h"
+#include "launch/int_range.h"
 #include "launch/options_table.h"
 #include "runtime/tokenizer/unicode.h"
 
@@ -23,6 +24,12 @@ struct target {
 static void *field(const struct target *to)
 {
     return (char *)to->options + to->row->field;
+}
+
+static bool is_given(const struct phx_options *options, const struct phx_option_row *row)
+{
+    size_t bit = (size_t)(row - phx_option_rows);
+    return options->given[bit / 64] >> bit % 64 & 1;
 }
 
 static enum phx_status must_be(const struct target *to, const char *text, const char *what)
@@ -194,6 +201,57 @@ static enum phx_status add_bias(const struct target *to, const char *text,
     return PHX_OK;
 }
 
+enum { MAX_INTS = 1024 }; /* in a list */
+
+static enum phx_status add_range(const struct target *to, const struct phx_int_range *range,
+                                 struct phx_int_list *list)
+{
+    char number[32];
+    for (int64_t i = range->first; i <= range->last; i = phx_int_range_next(range, i)) {
+        snprintf(number, sizeof number, "%lld", (long long)i);
+        if ((double)i < to->row->min || (double)i > to->row->max)
+            return out_of_range(to, number, (double)i < to->row->min);
+        if (list->n == MAX_INTS)
+            return phx_fail(PHX_USAGE, "%s: more than %d numbers", to->flag, MAX_INTS);
+        if (!list->items) list->items = calloc(MAX_INTS, sizeof *list->items);
+        if (!list->items) return no_memory();
+        list->items[list->n++] = (int32_t)i;
+    }
+    return PHX_OK;
+}
+
+static enum phx_status add_ints(const struct target *to, const char *text,
+                                struct phx_int_list *list)
+{
+    if (!is_given(to->options, to->row)) list->n = 0; /* the defaults */
+    for (const char *at = text;; at++) {
+        struct phx_int_range range;
+        size_t bytes = strcspn(at, ",");
+        if (!phx_int_range_read(at, bytes, &range))
+            return must_be(to, text,
+                           "numbers and ranges with commas between them, like 1,2,8-64*2");
+        if (!phx_int_range_rises(&range))
+            return must_be(to, text, "ranges that rise to their ends");
+        PHX_TRY(add_range(to, &range, list));
+        at += bytes;
+        if (*at == '\0') return PHX_OK;
+    }
+}
+
+static enum phx_status add_pair(const struct target *to, const char *text,
+                                struct phx_pair_list *list)
+{
+    const char *comma = strchr(text, ',');
+    int64_t first, second;
+    if (comma == NULL) return must_be(to, text, "two numbers, like 512,128");
+    PHX_TRY(read_int(to, text, comma, &first));
+    PHX_TRY(read_int(to, comma + 1, comma + strlen(comma), &second));
+    if (!list->items) list->items = calloc((size_t)to->most, sizeof *list->items);
+    if (!list->items) return no_memory();
+    list->items[list->n++] = (struct phx_int_pair){(int32_t)first, (int32_t)second};
+    return PHX_OK;
+}
+
 static enum phx_status set_value(const struct target *to, const char *text)
 {
     int64_t whole = 0;
@@ -211,6 +269,10 @@ static enum phx_status set_value(const struct target *to, const char *text)
         return read_ids(to, text, field(to));
     case PHX_VALUE_BIASES:
         return add_bias(to, text, field(to));
+    case PHX_VALUE_INTS:
+        return add_ints(to, text, field(to));
+    case PHX_VALUE_PAIRS:
+        return add_pair(to, text, field(to));
     case PHX_VALUE_INT:
         PHX_TRY(read_int(to, text, text + strlen(text), &whole));
         *(int32_t *)field(to) = (int32_t)whole;
@@ -230,13 +292,14 @@ static enum phx_status set_value(const struct target *to, const char *text)
 static enum phx_status give(const struct target *to, const char *text)
 {
     PHX_TRY(set_value(to, text));
-    to->options->given |= UINT64_C(1) << (to->row - phx_option_rows);
+    size_t bit = (size_t)(to->row - phx_option_rows);
+    to->options->given[bit / 64] |= UINT64_C(1) << bit % 64;
     return PHX_OK;
 }
 
 static enum phx_status set_defaults(struct phx_options *options)
 {
-    PHX_ASSERT(phx_n_option_rows <= 64); /* bits of `given` */
+    PHX_ASSERT(phx_n_option_rows <= 8 * sizeof options->given); /* its bits */
     for (size_t i = 0; i < phx_n_option_rows; i++) {
         const struct phx_option_row *row = &phx_option_rows[i];
         struct target to = {.options = options, .row = row, .flag = row->names[0]};
@@ -389,7 +452,7 @@ static enum phx_status check_together(const struct phx_options *o)
     bool plans = o->verb == PHX_VERB_PLAN;
     int32_t n_seqs = plans ? o->batch : o->max_seqs;
     bool takes_seqs = plans || o->verb == PHX_VERB_GENERATE || o->verb == PHX_VERB_PERPLEXITY;
-    if (takes_seqs && o->max_batched_tokens < n_seqs) {
+    if (takes_seqs && o->max_batched_tokens != 0 && o->max_batched_tokens < n_seqs) {
         return phx_fail(PHX_USAGE,
                         "%s %d takes as many tokens a step, and --max-num-batched-tokens is %d: "
                         "raise that or lower this",
@@ -470,6 +533,12 @@ void phx_options_destroy(struct phx_options *options)
     free(options->stop.items);
     free(options->force_ids.items);
     free(options->logit_bias.items);
+    struct phx_int_list *lists[] = {
+        &options->bench_prompt, &options->bench_generate, &options->depth,        &options->batches,
+        &options->step_tokens,  &options->part_tokens,    &options->thread_counts};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) free(lists[i]->items);
+    free(options->bench_both.items);
+    free(options->tests.items);
     free(options);
 }
 
@@ -477,5 +546,5 @@ bool phx_options_given(const struct phx_options *options, const char *name)
 {
     const struct phx_option_row *row = phx_option_find(name, strlen(name));
     PHX_ASSERT(row);
-    return options->given >> (row - phx_option_rows) & 1;
+    return is_given(options, row);
 }

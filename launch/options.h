@@ -21,6 +21,7 @@ enum phx_verb {
     PHX_VERB_PLAN,
     PHX_VERB_AUDIT,
     PHX_VERB_COMPARE,
+    PHX_VERB_BENCH,
     PHX_VERB_CONVERT,
     PHX_VERB_HELP, ///< print phx_options_help(stdout, options->help_about)
     PHX_VERB_VERSION,
@@ -30,6 +31,8 @@ enum phx_verb {
 enum phx_load_format { PHX_LOAD_AUTO, PHX_LOAD_SAFETENSORS, PHX_LOAD_DUMMY };
 enum phx_compute { PHX_COMPUTE_AUTO, PHX_COMPUTE_FLOAT32, PHX_COMPUTE_BFLOAT16 };
 enum phx_kv_choice { PHX_KV_AUTO, PHX_KV_F32, PHX_KV_F16, PHX_KV_BF16 };
+enum phx_fill_choice { PHX_FILL_COMPUTED, PHX_FILL_NOISE };
+enum phx_bench_output { PHX_OUTPUT_MD, PHX_OUTPUT_CSV, PHX_OUTPUT_JSON, PHX_OUTPUT_JSONL };
 enum phx_convert_type {
     PHX_CONVERT_AUTO,
     PHX_CONVERT_F32,
@@ -50,6 +53,20 @@ struct phx_id_list {
     size_t n;
 };
 
+struct phx_int_list {
+    int32_t *items; ///< [n]
+    size_t n;
+};
+
+struct phx_int_pair {
+    int32_t first, second;
+};
+
+struct phx_pair_list {
+    struct phx_int_pair *items; ///< [n]
+    size_t n;
+};
+
 struct phx_logit_bias {
     int32_t id;  ///< >= 0; whether the model has it is not known here
     float value; ///< finite, or -infinity: never
@@ -65,11 +82,12 @@ struct phx_bias_list {
 struct phx_options {
     enum phx_verb verb;
     enum phx_verb help_about; ///< PHX_VERB_HELP: the verb asked about, itself for the overview
-    uint64_t given;           ///< see phx_options_given()
+    uint64_t given[2];        ///< see phx_options_given()
 
     /* model */
     const char *model; ///< folder or GGUF file; NULL: the embedded one
     int load_format;   ///< enum phx_load_format
+    int load_mode;     ///< enum phx_load_mode
     int compute;       ///< enum phx_compute
     int kv_cache;      ///< enum phx_kv_choice
     int32_t context;   ///< tokens; 0: what the model allows
@@ -116,6 +134,20 @@ struct phx_options {
     const char *gpu;   ///< a kind or its memory; NULL: this machine's CPU
     int32_t batch;     ///< texts at the same time
 
+    /* bench; each combination of these lists is measured */
+    struct phx_int_list bench_prompt, bench_generate; ///< tokens; 0: no such test
+    struct phx_pair_list bench_both;                  ///< prompt and then generation
+    struct phx_text_list tests;                       ///< "P,N,D,B" each
+    struct phx_int_list depth;                        ///< tokens that the cache holds before
+    struct phx_int_list batches;                      ///< sequences
+    struct phx_int_list step_tokens, part_tokens;     ///< -b and -ub
+    struct phx_int_list thread_counts;                ///< empty: choose
+    int32_t repetitions;
+    int fill; ///< enum phx_fill_choice
+    bool breakdown;
+    int output;         ///< enum phx_bench_output
+    const char *commit; ///< NULL: not told
+
     /* output */
     bool json, verbose;
     int32_t logprobs;       ///< most likely tokens to report at each place; -1: none at all
@@ -128,7 +160,7 @@ struct phx_options {
     int32_t threads;               ///< 0: choose
     int32_t tensor_parallel_size;  ///< 0: not given; otherwise it must be the world's size
     int32_t max_seqs;              ///< sequences in a step
-    int32_t max_batched_tokens;    ///< tokens in a step
+    int32_t max_batched_tokens;    ///< tokens in a step; 0: by the device
     double gpu_memory_utilization; ///< above 0, at most 1
     bool enforce_eager;            ///< no graphs
     int32_t watchdog_timeout;      ///< seconds; 0: none

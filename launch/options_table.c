@@ -12,6 +12,7 @@
 #define N (1u << PHX_VERB_PLAN)
 #define A (1u << PHX_VERB_AUDIT)
 #define C (1u << PHX_VERB_COMPARE)
+#define B (1u << PHX_VERB_BENCH)
 #define V (1u << PHX_VERB_CONVERT)
 #define FIELD(name) .field = offsetof(struct phx_options, name)
 
@@ -73,6 +74,16 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
          "Runs the prompt on these ranks and holds every activation, in the order of execution,\n"
          "against a plain calculation in double precision on the whole weights (solo), or against\n"
          "DIR/activations.safetensors. Exit status 1 if one is out of its tolerance.\n"},
+    [PHX_VERB_BENCH] =
+        {"bench", "how fast prompts are read and tokens are made, against what is possible",
+         "  phalanx bench -m MODEL -p 512 -n 128 --batch 1,8,64\n"
+         "  mpirun -np 2 --bind-to none phalanx bench -m MODEL --load-format dummy -d 8192 -o "
+         "json\n"
+         "\n"
+         "Tests and words are those of llama-bench: pp512 reads a prompt of 512 tokens, tg128\n"
+         "makes 128, pp512+tg128 both; @ d8192: with 8192 tokens in the cache before. A list\n"
+         "(1,2,4) or a range (1-8, 1-9+2, 1-64*2) measures each value. bench/README.md tells what\n"
+         "is reported.\n"},
     [PHX_VERB_CONVERT] =
         {"convert", "a checkpoint of safetensors into a GGUF file, and back",
          "  phalanx convert -m FOLDER -o model.gguf --type q8_0\n"
@@ -88,7 +99,7 @@ const struct phx_verb_row phx_verb_rows[PHX_VERB_COUNT] = {
 /* clang-format off */
 const struct phx_option_row phx_option_rows[] = {
     {.names = {"-m", "--model"}, .kind = PHX_VALUE_NAME, FIELD(model),
-     .verbs = G | P | T | N | A | C | V, .group = PHX_GROUP_MODEL, .value = "MODEL",
+     .verbs = G | P | T | N | A | C | V | B, .group = PHX_GROUP_MODEL, .value = "MODEL",
      .help = "folder of the model: config.json, tokenizer.json, *.safetensors; or a GGUF file "
              "(default: the embedded one)"},
     {.names = {"-o", "--out"}, .kind = PHX_VALUE_NAME, FIELD(convert_out),
@@ -101,16 +112,21 @@ const struct phx_option_row phx_option_rows[] = {
              "no whole blocks of 32 becomes f16 in place of q8_0 and q4_0"},
     {.names = {"--load-format"}, .kind = PHX_VALUE_CHOICE, FIELD(load_format), .fallback = "auto",
      .choices = {"auto", "safetensors", "dummy"},
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "FORMAT",
+     .verbs = G | P | N | A | C | B, .group = PHX_GROUP_MODEL, .value = "FORMAT",
      .help = "where weights come from; dummy: made up, needs only config.json"},
+    {.names = {"--load-mode"}, .kind = PHX_VALUE_CHOICE, FIELD(load_mode), .fallback = "auto",
+     .choices = {"auto", "mmap", "read", "direct"},
+     .verbs = G | P | A | C, .group = PHX_GROUP_MODEL, .value = "MODE",
+     .help = "how files are read: mapped, in large pieces, or in large pieces past the page cache; "
+             "auto: mmap, but read from a network's file system"},
     {.names = {"--dtype"}, .kind = PHX_VALUE_CHOICE, FIELD(compute), .fallback = "auto",
      .choices = {"auto", "float32", "bfloat16"},
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "TYPE",
+     .verbs = G | P | N | A | C | B, .group = PHX_GROUP_MODEL, .value = "TYPE",
      .help = "what products compute in; weights stay as stored. auto: float32 on the CPU, the "
              "weights' type on a GPU"},
     {.names = {"--kv-cache-dtype"}, .kind = PHX_VALUE_CHOICE, FIELD(kv_cache), .fallback = "auto",
      .choices = {"auto", "f32", "f16", "bf16"},
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MODEL, .value = "TYPE",
+     .verbs = G | P | N | A | C | B, .group = PHX_GROUP_MODEL, .value = "TYPE",
      .help = "type of the KV cache; auto: f32 on the CPU, that of the activations on a GPU"},
     {.names = {"-c", "--ctx-size", "--max-model-len"}, .kind = PHX_VALUE_INT, FIELD(context),
      .fallback = "0", .min = 0, .max = INT32_MAX,
@@ -202,6 +218,53 @@ const struct phx_option_row phx_option_rows[] = {
      .verbs = G, .group = PHX_GROUP_SAMPLING, .value = "ID+X",
      .help = "add X to the logit of a token: 29+1.5, 29-1.5, 29-inf (never); may be given again"},
 
+    {.names = {"-p", "--n-prompt"}, .kind = PHX_VALUE_INTS, FIELD(bench_prompt), .fallback = "512",
+     .min = 0, .max = INT32_MAX, .verbs = B, .group = PHX_GROUP_LENGTH, .value = "N,...",
+     .help = "tokens of the prompt to read; 0: no such test"},
+    {.names = {"-n", "--n-gen"}, .kind = PHX_VALUE_INTS, FIELD(bench_generate), .fallback = "128",
+     .min = 0, .max = INT32_MAX, .verbs = B, .group = PHX_GROUP_LENGTH, .value = "N,...",
+     .help = "tokens to make; 0: no such test"},
+    {.names = {"-pg"}, .kind = PHX_VALUE_PAIRS, FIELD(bench_both),
+     .min = 1, .max = INT32_MAX, .verbs = B, .group = PHX_GROUP_LENGTH, .value = "P,N",
+     .help = "read P tokens and then make N, timed together; may be given again"},
+    {.names = {"--test"}, .kind = PHX_VALUE_TEXTS, FIELD(tests),
+     .verbs = B, .group = PHX_GROUP_LENGTH, .value = "P,N,D,B",
+     .help = "one test more: read P tokens and make N, after D in the cache, for B sequences; may "
+             "be given again. Without -p, -n and -pg only these"},
+    {.names = {"-d", "--n-depth"}, .kind = PHX_VALUE_INTS, FIELD(depth), .fallback = "0",
+     .min = 0, .max = INT32_MAX, .verbs = B, .group = PHX_GROUP_LENGTH, .value = "N,...",
+     .help = "tokens that each sequence has in the cache before a test"},
+    {.names = {"--fill"}, .kind = PHX_VALUE_CHOICE, FIELD(fill), .fallback = "computed",
+     .choices = {"computed", "noise"},
+     .verbs = B, .group = PHX_GROUP_LENGTH, .value = "HOW",
+     .help = "where these come from: read once before the test, as prompts are, or made-up keys "
+             "and values, which is quicker"},
+    {.names = {"--batch"}, .kind = PHX_VALUE_INTS, FIELD(batches), .fallback = "1",
+     .min = 1, .max = PHX_MAX_SEQS, .verbs = B, .group = PHX_GROUP_LENGTH, .value = "N,...",
+     .help = "sequences at the same time, each with the tokens of the test and the depth"},
+    {.names = {"-b", "--batch-size"}, .kind = PHX_VALUE_INTS, FIELD(step_tokens),
+     .fallback = "2048", .min = 1, .max = 1048576, .verbs = B, .group = PHX_GROUP_MACHINE,
+     .value = "N,...", .help = "tokens of a step at most, as -ub: the smaller of the two counts"},
+    {.names = {"-ub", "--ubatch-size", "--max-num-batched-tokens"}, .kind = PHX_VALUE_INTS,
+     FIELD(part_tokens), .fallback = "0", .min = 0, .max = 1048576, .verbs = B,
+     .group = PHX_GROUP_MACHINE, .value = "N,...",
+     .help = "tokens of a step at most; longer prompts are read in pieces of this size; 0: 2048 on "
+             "GPUs, 512 on the CPU"},
+    {.names = {"-t", "--threads"}, .kind = PHX_VALUE_INTS, FIELD(thread_counts), .min = 1,
+     .max = 4096, .verbs = B, .group = PHX_GROUP_MACHINE, .value = "N,...",
+     .help = "threads of each rank on the CPU (default: the machine's cores divided among its "
+             "ranks)"},
+    {.names = {"-r", "--repetitions"}, .kind = PHX_VALUE_INT, FIELD(repetitions), .fallback = "5",
+     .min = 1, .max = 1000, .verbs = B, .group = PHX_GROUP_LENGTH, .value = "N",
+     .help = "times that each test is run, after one that is not counted"},
+    {.names = {"--breakdown"}, .kind = PHX_VALUE_FLAG, FIELD(breakdown),
+     .verbs = B, .group = PHX_GROUP_OUTPUT,
+     .help = "what products, attention, sums over ranks, norms and sampling take of a step: by "
+             "leaving each out in turn"},
+    {.names = {"-o", "--output"}, .kind = PHX_VALUE_CHOICE, FIELD(output), .fallback = "md",
+     .choices = {"md", "csv", "json", "jsonl"},
+     .verbs = B, .group = PHX_GROUP_OUTPUT, .value = "FORM", .help = "form of the results"},
+
     {.names = {"--json"}, .kind = PHX_VALUE_FLAG, FIELD(json),
      .verbs = G | P | T | Y | N, .group = PHX_GROUP_OUTPUT,
      .help = "results as JSON, an object a line"},
@@ -246,15 +309,15 @@ const struct phx_option_row phx_option_rows[] = {
      .verbs = P, .group = PHX_GROUP_LENGTH, .value = "N",
      .help = "tokens from one window's start to the next; 0: a whole window"},
     {.names = {"-v", "--verbose"}, .env = "PHX_VERBOSE", .kind = PHX_VALUE_FLAG, FIELD(verbose),
-     .verbs = G | P | T | Y | N | A | C | V, .group = PHX_GROUP_OUTPUT,
+     .verbs = G | P | T | Y | N | A | C | V | B, .group = PHX_GROUP_OUTPUT,
      .help = "say more about what is done"},
 
     {.names = {"--device"}, .kind = PHX_VALUE_CHOICE, FIELD(device), .fallback = "auto",
      .choices = {"auto", "cpu", "cuda"},
-     .verbs = G | P | Y | A | C, .group = PHX_GROUP_MACHINE, .value = "KIND",
+     .verbs = G | P | Y | A | C | B, .group = PHX_GROUP_MACHINE, .value = "KIND",
      .help = "what computes; auto: the GPUs if there are any"},
     {.names = {"--share-gpu"}, .kind = PHX_VALUE_FLAG, FIELD(share_gpu),
-     .verbs = G | P | Y | A | C, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | Y | A | C | B, .group = PHX_GROUP_MACHINE,
      .help = "let ranks have the same GPU; they then add through the host, which is slow"},
     {.names = {"-t", "--threads"}, .kind = PHX_VALUE_INT, FIELD(threads), .min = 1, .max = 4096,
      .verbs = G | P | Y | N | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
@@ -262,41 +325,45 @@ const struct phx_option_row phx_option_rows[] = {
              "ranks)"},
     {.names = {"-tp", "--tensor-parallel-size"}, .kind = PHX_VALUE_INT,
      FIELD(tensor_parallel_size), .min = 1, .max = INT32_MAX,
-     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
+     .verbs = G | P | A | C | B, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "the number of ranks, which mpirun -np decides; refused if it is another"},
     {.names = {"--expert-parallel", "--enable-expert-parallel"}, .kind = PHX_VALUE_FLAG,
      FIELD(expert_parallel),
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | N | A | C | B, .group = PHX_GROUP_MACHINE,
      .help = "of a mixture of experts: each rank gets whole experts, not a part of all of them"},
     {.names = {"--max-num-seqs"}, .kind = PHX_VALUE_INT, FIELD(max_seqs), .fallback = "8",
      .min = 1, .max = PHX_MAX_SEQS,
      .verbs = G | P, .group = PHX_GROUP_MACHINE, .value = "N",
      .help = "texts (or windows) that advance in the same step; more of them wait"},
     {.names = {"--max-num-batched-tokens"}, .kind = PHX_VALUE_INT, FIELD(max_batched_tokens),
-     .fallback = "512", .min = 1, .max = 1048576,
+     .fallback = "0", .min = 0, .max = 1048576,
      .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE, .value = "N",
-     .help = "tokens of a step; longer prompts are read in pieces of this size"},
+     .help = "tokens of a step; longer prompts are read in pieces of this size; 0: 2048 on GPUs, "
+             "512 on the CPU"},
     {.names = {"--gpu-memory-utilization"}, .kind = PHX_VALUE_NUMBER,
      FIELD(gpu_memory_utilization), .fallback = "0.9", .min = 0, .max = 1, .above_min = true,
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE, .value = "X",
+     .verbs = G | P | N | A | C | B, .group = PHX_GROUP_MACHINE, .value = "X",
      .help = "how full a GPU may become, others' part included; the KV cache takes at most what "
              "the rest leaves; NCCL and recorded graphs need some of what stays free"},
     {.names = {"--enforce-eager"}, .kind = PHX_VALUE_FLAG, FIELD(enforce_eager),
-     .verbs = G | P, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | B, .group = PHX_GROUP_MACHINE,
      .help = "on GPUs: give each step's operations one by one instead of replaying a graph"},
     {.names = {"--watchdog-timeout"}, .kind = PHX_VALUE_INT, FIELD(watchdog_timeout),
      .fallback = "300", .min = 0, .max = 1000000,
-     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE, .value = "SECONDS",
+     .verbs = G | P | A | C | B, .group = PHX_GROUP_MACHINE, .value = "SECONDS",
      .help = "with several ranks or a GPU: a step that does not move for so long ends the job and "
              "names the rank that holds it up; 0: wait for ever"},
     {.names = {"--allreduce"}, .kind = PHX_VALUE_CHOICE, FIELD(allreduce), .fallback = "auto",
      .choices = {"auto", "nccl", "symmetric", "fused"},
-     .verbs = G | P | N | A | C, .group = PHX_GROUP_MACHINE, .value = "HOW",
+     .verbs = G | P | N | A | C | B, .group = PHX_GROUP_MACHINE, .value = "HOW",
      .help = "how GPUs of one node add: ncclAllReduce, the same on symmetric memory, or one "
              "kernel for sum, residual and norm; auto: the fastest at each size"},
+    {.env = "PHX_COMMIT", .kind = PHX_VALUE_NAME, FIELD(commit),
+     .verbs = B, .group = PHX_GROUP_OUTPUT,
+     .help = "what bench calls the commit that was built"},
     {.env = "PHX_CPU_ISA", .kind = PHX_VALUE_NAME, FIELD(cpu_isa),
      .choices = {"portable", "avx2", "avx512", "avx512_bf16"},
-     .verbs = G | P | A | C, .group = PHX_GROUP_MACHINE,
+     .verbs = G | P | A | C | B, .group = PHX_GROUP_MACHINE,
      .help = "use no better instructions than these: portable, avx2, avx512 or avx512_bf16"},
 };
 /* clang-format on */

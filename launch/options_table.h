@@ -16,6 +16,8 @@ enum phx_value_kind {
     PHX_VALUE_TEXTS,  ///< struct phx_text_list; each time adds one, not empty
     PHX_VALUE_IDS,    ///< struct phx_id_list; the last time counts
     PHX_VALUE_BIASES, ///< struct phx_bias_list; each time adds one
+    PHX_VALUE_INTS,   ///< struct phx_int_list: 1,2,8-64*2; each time adds to what was given before
+    PHX_VALUE_PAIRS,  ///< struct phx_pair_list: 512,128; each time adds one
 };
 
 /// Headings of the help page, in its order.

@@ -59,11 +59,18 @@ static int32_t min32(int64_t a, int64_t b)
     return (int32_t)(a < b ? a : b);
 }
 
+int32_t phx_run_step_tokens(enum phx_device_kind device)
+{
+    return device == PHX_DEVICE_CUDA ? 2048 : 512;
+}
+
 struct phx_scheduler_limits phx_run_limits(const struct phx_config *config,
+                                           enum phx_device_kind device,
                                            const struct phx_run_needs *needs)
 {
+    const int32_t rows = needs->max_rows != 0 ? needs->max_rows : phx_run_step_tokens(device);
     struct phx_scheduler_limits l = {.max_seqs = needs->max_seqs,
-                                     .max_rows = needs->max_rows,
+                                     .max_rows = rows,
                                      .max_length = min32(needs->max_length, config->max_positions)};
     /* No step has more rows than all texts together. */
     l.max_rows = min32(l.max_rows, (int64_t)l.max_seqs * l.max_length);
@@ -72,8 +79,8 @@ struct phx_scheduler_limits phx_run_limits(const struct phx_config *config,
     if (needs->all_logits) {
         /* As many rows of logits as 64 MiB hold: more would not make a product faster. */
         int64_t fit = ((int64_t)64 << 20) / (config->vocab * (int64_t)sizeof(float));
-        int32_t rows = min32(l.max_rows, fit);
-        if (rows > l.max_outputs) l.max_outputs = rows;
+        int32_t outputs = min32(l.max_rows, fit);
+        if (outputs > l.max_outputs) l.max_outputs = outputs;
     }
     int64_t tokens = needs->total_tokens;
     int64_t all = (int64_t)l.max_seqs * l.max_length;
@@ -110,7 +117,7 @@ static enum phx_status make_device(struct phx_run *run)
         &run->device);
 }
 
-static enum phx_dtype kv_dtype(const struct phx_run *run)
+enum phx_dtype phx_run_kv_dtype(const struct phx_run *run)
 {
     struct phx_device_info info;
     phx_device_info(run->device, &info);
@@ -139,7 +146,7 @@ static enum phx_status plan_memory(struct phx_run *run, const struct phx_run_nee
                                         phx_run_comm_kind(world->size, s->device, s->gpu_sharers),
                                     .allreduce = s->allreduce};
     phx_memory_plan_make(run->config, run->plan, run->checkpoint, &share, &comm, limits,
-                         kv_dtype(run), host_rows(needs, limits), &run->memory);
+                         phx_run_kv_dtype(run), host_rows(needs, limits), &run->memory);
     struct phx_memory_plan *all = calloc((size_t)world->size, sizeof *all);
     enum phx_status status =
         all != NULL ? PHX_OK : phx_fail(PHX_OUT_OF_MEMORY, "no memory for the ranks' plans");
@@ -164,7 +171,8 @@ static enum phx_status load_weights(struct phx_run *run)
         return phx_weights_dummy(run->config, run->plan, run->stream, &run->weights, &run->load);
     struct phx_progress bar;
     phx_progress_start(&bar, run->settings.progress && run->world->rank == 0);
-    struct phx_load_options options = {.progress = phx_progress_update, .progress_user = &bar};
+    struct phx_load_options options = {
+        .mode = run->settings.load_mode, .progress = phx_progress_update, .progress_user = &bar};
     enum phx_status status = phx_weights_load(run->config, run->plan, run->checkpoint, run->stream,
                                               &options, &run->weights, &run->load);
     phx_progress_end(&bar);
@@ -204,7 +212,7 @@ static enum phx_status make_engine(struct phx_run *run, const struct phx_run_nee
     struct phx_engine_parts parts = phx_run_parts(run);
     return phx_engine_create(&parts,
                              &(struct phx_engine_options){.limits = *limits,
-                                                          .kv_dtype = kv_dtype(run),
+                                                          .kv_dtype = phx_run_kv_dtype(run),
                                                           .logits = needs_logits(needs),
                                                           .n_ahead = overlap ? PHX_MAX_AHEAD : 1,
                                                           .graphs = !run->settings.eager,
@@ -212,12 +220,24 @@ static enum phx_status make_engine(struct phx_run *run, const struct phx_run_nee
                              &run->engine);
 }
 
+/* What was read against an even part of the files. */
+static void log_load(const struct phx_load_report *load, int size)
+{
+    double even = load->file_bytes > 0 ? (double)load->fetch_bytes * size / (double)load->file_bytes
+                                       : 0; /* no files */
+    phx_log(PHX_LOG_INFO,
+            "weights: %.1f MB in the files; this rank's are %.1f MB, for which it read %.1f MB, "
+            "%.2f of an even part; %.1f MB kept, %.2f s",
+            (double)load->file_bytes / 1e6, (double)load->read_bytes / 1e6,
+            (double)load->fetch_bytes / 1e6, even, (double)load->device_bytes / 1e6, load->seconds);
+}
+
 enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *needs)
 {
     struct phx_world *world = run->world;
     struct phx_run_needs shared = *needs;
     PHX_TRY(phx_world_agree(world, phx_world_broadcast(world, &shared, sizeof shared, 0)));
-    struct phx_scheduler_limits limits = phx_run_limits(run->config, &shared);
+    struct phx_scheduler_limits limits = phx_run_limits(run->config, run->settings.device, &shared);
     PHX_TRY(phx_world_agree(world, make_device(run)));
     PHX_TRY(plan_memory(run, &shared, &limits));
     PHX_TRY(phx_world_agree(
@@ -230,14 +250,13 @@ enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *n
     PHX_TRY(phx_world_agree(world, load_weights(run)));
     PHX_TRY(phx_world_agree(world, make_watchdog(run)));
     PHX_TRY(phx_world_agree(world, make_engine(run, &shared, &limits)));
+    run->limits = limits;
     char sums[128];
     phx_comm_describe(run->comm, sums, sizeof sums);
     if (world->size > 1) phx_log(PHX_LOG_INFO, "sums over ranks: %s", sums);
     phx_log(PHX_LOG_INFO, "steps of up to %d texts and %d tokens", limits.max_seqs,
             limits.max_rows);
-    phx_log(PHX_LOG_INFO, "weights: %.1f MB in the files, %.1f MB read, %.1f MB kept, %.2f s",
-            (double)run->load.file_bytes / 1e6, (double)run->load.read_bytes / 1e6,
-            (double)run->load.device_bytes / 1e6, run->load.seconds);
+    log_load(&run->load, world->size);
     return PHX_OK;
 }
 

@@ -23,7 +23,8 @@ struct phx_run_settings {
     const char *model;    ///< folder; NULL: the embedded model
     bool dummy;           ///< made-up weights; only config.json is needed
     bool expert_parallel; ///< ranks own whole experts
-    int32_t context;      ///< what texts are to fit in, for models that choose by it; 0: all
+    enum phx_load_mode load_mode;
+    int32_t context; ///< what texts are to fit in, for models that choose by it; 0: all
     enum phx_device_kind device;
     enum phx_dtype compute; ///< as in phx_device_options
     bool weights_type;      ///< on a GPU: the type that the model's config names, not `compute`
@@ -59,6 +60,7 @@ struct phx_run {
     struct phx_watchdog *watchdog; ///< NULL: none
     struct phx_engine *engine;
     struct phx_memory_plan memory;
+    struct phx_scheduler_limits limits; ///< that the engine was made for
     struct phx_load_report load;
 };
 
@@ -73,7 +75,7 @@ enum phx_status phx_run_open(struct phx_world *world, const struct phx_run_setti
 /// What a verb will ask of the engine.
 struct phx_run_needs {
     int32_t max_seqs;     ///< requests at the same time
-    int32_t max_rows;     ///< tokens in a step; raised to max_seqs if it is less
+    int32_t max_rows;     ///< tokens in a step, 0: phx_run_step_tokens(); at least max_seqs
     bool logits;          ///< requests may want logits on rank 0's host
     bool all_logits;      ///< the same, and outputs for every row, not one a sequence
     int64_t kept_rows;    ///< of logits, for which rank 0 will take host memory of its own
@@ -81,8 +83,13 @@ struct phx_run_needs {
     int64_t total_tokens; ///< cache for so many, if they fit; 0: for max_seqs of max_length
 };
 
+/// Tokens of a step where nobody chose: more would hardly make products faster, and texts that
+/// decode wait longer for those that read their prompts.
+int32_t phx_run_step_tokens(enum phx_device_kind device);
+
 /// What the engine is made for, if all of it fits.
 struct phx_scheduler_limits phx_run_limits(const struct phx_config *config,
+                                           enum phx_device_kind device,
                                            const struct phx_run_needs *needs);
 
 /// How ranks on such devices add; gpu_sharers as in phx_run_settings.
@@ -91,6 +98,9 @@ enum phx_comm_kind phx_run_comm_kind(int size, enum phx_device_kind device, int 
 /// Collective. Device, memory, communicator, weights, engine. The needs are rank 0's; others' are
 /// ignored.
 enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *needs);
+
+/// Type of a started run's cache.
+enum phx_dtype phx_run_kv_dtype(const struct phx_run *run);
 
 /// What the engine of a started run is made of, for those who look at its work.
 struct phx_engine_parts phx_run_parts(const struct phx_run *run);

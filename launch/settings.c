@@ -76,6 +76,7 @@ static enum phx_status make(struct phx_world *world, const struct phx_options *o
     *out = (struct phx_run_settings){
         .model = options->model,
         .dummy = options->load_format == PHX_LOAD_DUMMY,
+        .load_mode = (enum phx_load_mode)options->load_mode,
         .expert_parallel = options->expert_parallel,
         .context = options->context,
         .device = (*site)->device,

@@ -109,6 +109,7 @@ enum phx_status phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *st
     PHX_ASSERT(phx_stream_device(stream) == comm->device);
     PHX_ASSERT(phx_tensor_present(x) && is_float(x) && has_no_gaps(x));
     if (x.rows == 0 || x.cols == 0) return PHX_OK;
+    if (phx_stream_leaves_out(stream, PHX_STAGE_SUMS)) return PHX_OK;
     begin(comm);
     return comm->ops->all_reduce(comm, stream, x);
 }
@@ -142,6 +143,7 @@ enum phx_status phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *s
     PHX_ASSERT(args->residual.dtype == PHX_F32 && args->residual.rows == partial.rows &&
                args->residual.cols == partial.cols);
     if (partial.rows == 0) return PHX_OK;
+    if (phx_stream_leaves_out(stream, PHX_STAGE_SUMS)) return phx_comm_norm_sum(stream, args);
     begin(comm);
     bool plain = !phx_tensor_present(args->post) && phx_tensor_present(args->weight);
     return plain && comm->ops->reduce_norm != NULL ? comm->ops->reduce_norm(comm, stream, args)
@@ -160,6 +162,7 @@ enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *s
     for (int r = 0; r < size; r++) PHX_ASSERT(col_begin[r] <= col_begin[r + 1]);
     PHX_ASSERT(mine.cols == col_begin[rank + 1] - col_begin[rank]);
     if (all.rows == 0 || all.cols == 0) return PHX_OK;
+    if (phx_stream_leaves_out(stream, PHX_STAGE_SUMS)) return PHX_OK;
     begin(comm);
     return comm->ops->gather_cols(comm, stream, mine, col_begin, all);
 }

@@ -10,10 +10,6 @@
 #include "kernels/base/log.h"
 #include "kernels/ops.h"
 
-/* Gathered rows pass through memory of this size, some at a time. */
-static const size_t gather_piece_bytes = (size_t)8 << 20;
-static const size_t window_granularity = (size_t)2 << 20; /* of ncclMemAlloc() */
-
 static struct phx_nccl_comm *of(struct phx_comm *comm)
 {
     return (struct phx_nccl_comm *)comm;
@@ -42,11 +38,6 @@ enum phx_status phx_nccl_together(struct phx_world *world, enum phx_status statu
 
 /* ---- windows ---- */
 
-static size_t whole_granules(size_t bytes)
-{
-    return (bytes + window_granularity - 1) / window_granularity * window_granularity;
-}
-
 static enum phx_status allocate_window(struct phx_nccl_comm *c, size_t bytes,
                                        struct phx_nccl_window *window)
 {
@@ -71,7 +62,7 @@ enum phx_status phx_nccl_window_open(struct phx_nccl_comm *c, size_t bytes,
                                      struct phx_nccl_window *out)
 {
     struct phx_nccl_window window = {0};
-    bytes = whole_granules(bytes);
+    bytes = phx_nccl_window_bytes(bytes);
     /* Nobody registers before all have memory: who failed would leave the others waiting. */
     enum phx_status status = phx_nccl_together(c->base.world, allocate_window(c, bytes, &window));
     if (status == PHX_OK)
@@ -108,28 +99,6 @@ void phx_nccl_info(struct phx_nccl_info *out)
     out->has_windows = out->loaded == out->built;
 }
 
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-/* Lines of the largest sum that may be fused. */
-static int64_t capacity_for(const struct phx_comm_options *options)
-{
-    return phx_lines_count(
-        1, (int64_t)min_size(options->max_reduce_bytes, phx_nccl_max_fused_bytes), 1);
-}
-
-static size_t nccl_bytes(const struct phx_comm_options *options, int size)
-{
-    size_t pieces = ((size_t)size + 1) * min_size(options->max_gather_bytes, gather_piece_bytes);
-    bool fuses =
-        size > 1 && size <= PHX_LINES_MAX_RANKS &&
-        (options->allreduce == PHX_ALLREDUCE_AUTO || options->allreduce == PHX_ALLREDUCE_FUSED);
-    size_t window = fuses ? phx_lines_window_bytes(size, capacity_for(options)) : 0;
-    return pieces + whole_granules(window) + sizeof(struct phx_fused_state);
-}
-
 static void nccl_destroy(struct phx_comm *comm)
 {
     struct phx_nccl_comm *c = of(comm);
@@ -164,7 +133,7 @@ static enum phx_status prepare(struct phx_nccl_comm *c)
     fused->state = phx_buffer_address(c->state);
     fused->rank = world->rank;
     fused->n_ranks = world->size;
-    fused->capacity = (int32_t)capacity_for(&c->base.options);
+    fused->capacity = (int32_t)phx_nccl_lines_capacity(&c->base.options);
     PHX_CUDA_TRY(cudaGetDevice, (&ordinal));
     PHX_CUDA_TRY(cudaDeviceGetAttribute,
                  (&fused->max_blocks, cudaDevAttrMultiProcessorCount, ordinal));
@@ -186,7 +155,7 @@ static enum phx_status nccl_create(struct phx_world *world, struct phx_device *d
     c->base.world = world;
     c->base.device = device;
     c->base.options = *options;
-    c->piece_bytes = min_size(options->max_gather_bytes, gather_piece_bytes);
+    c->piece_bytes = phx_nccl_piece_bytes(options);
     enum phx_status status = prepare(c);
     if (status == PHX_OK)
         *out = &c->base;
@@ -442,7 +411,7 @@ const struct phx_comm_ops phx_comm_nccl = {
     .blocking = false,
     .create = nccl_create,
     .connect = nccl_connect,
-    .bytes = nccl_bytes,
+    .bytes = phx_nccl_bytes,
     .describe = nccl_describe,
     .buffer = nccl_buffer,
     .all_reduce = nccl_all_reduce,

@@ -29,10 +29,6 @@ struct phx_nccl_comm {
     bool aborted; ///< atomic
 };
 
-/// Largest sum that the exchange is given room for; past it the kernels that move every byte once
-/// between any two ranks win.
-static const size_t phx_nccl_max_fused_bytes = (size_t)1 << 20;
-
 /* ---- comm_nccl.c ---- */
 /// PHX_OK, or the failure of `call` in NCCL's words.
 enum phx_status phx_nccl_status(const struct phx_nccl_comm *c, ncclResult_t result,

@@ -1,5 +1,6 @@
 /* Linked where the build has no NCCL. */
 #include "parallel/comm_impl.h"
+#include "parallel/comm_nccl_sizes.h"
 
 static enum phx_status absent_create(struct phx_world *world, struct phx_device *device,
                                      const struct phx_comm_options *options, struct phx_comm **out)
@@ -15,4 +16,5 @@ void phx_nccl_info(struct phx_nccl_info *out)
 }
 
 /* Without a communicator the other entries are never called. */
-const struct phx_comm_ops phx_comm_nccl = {.name = "nccl, absent", .create = absent_create};
+const struct phx_comm_ops phx_comm_nccl = {
+    .name = "nccl, absent", .create = absent_create, .bytes = phx_nccl_bytes};

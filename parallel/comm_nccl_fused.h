@@ -15,18 +15,11 @@
 
 #include "kernels/cuda/native.h"
 #include "parallel/comm_nccl_lines.h"
+#include "parallel/comm_nccl_sizes.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/// What a rank's kernels leave for those that follow; device memory, zeroed at first.
-struct phx_fused_state {
-    uint32_t epoch;    ///< of the newest sum whose blocks have all begun
-    uint32_t given_up; ///< a wait was ended by `abort`: nothing waits any more
-    uint32_t n_steps, n_begun;
-    uint32_t n_blocks; ///< that have read the epoch of the running sum
-};
 
 /// Host memory that the device sees.
 struct phx_fused_host {

@@ -329,6 +329,15 @@ const struct phx_file_tensor *phx_checkpoint_at(const struct phx_checkpoint *che
     return &checkpoint->tensors[index];
 }
 
+const void *phx_checkpoint_mapping(const struct phx_checkpoint *checkpoint,
+                                   const struct phx_file_tensor *tensor)
+{
+    if (checkpoint->gguf) return phx_gguf_mapping(checkpoint->gguf, tensor);
+    for (size_t i = 0; i < checkpoint->n_files; i++)
+        if (checkpoint->files[i].path == tensor->file) return checkpoint->files[i].address;
+    phx_assert_failed("a tensor of this checkpoint", __FILE__, __LINE__);
+}
+
 size_t phx_checkpoint_bytes(const struct phx_checkpoint *checkpoint)
 {
     size_t bytes = checkpoint->gguf ? phx_gguf_bytes(checkpoint->gguf) : 0;

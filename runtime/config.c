@@ -324,10 +324,7 @@ enum phx_status phx_config_load(const char *path, struct phx_config **out)
 void phx_config_destroy(struct phx_config *config)
 {
     if (!config) return;
-    for (int i = 0; i < PHX_CONFIG_ROPES; i++) {
-        free(config->ropes[i].factors);
-        free(config->ropes[i].divisors);
-    }
+    for (int i = 0; i < PHX_CONFIG_ROPES; i++) free(config->ropes[i].factors);
     free(config->layers);
     free(config);
 }

@@ -54,7 +54,6 @@ struct phx_rope_config {
     bool truncate;                  ///< yarn
     int64_t original_max_positions; ///< llama3, yarn, longrope
     double *factors;                ///< longrope: [2][R/2], short ones, then long ones; else NULL
-    float *divisors; ///< [R/2] of each frequency, of a GGUF's rope_freqs; NULL: none; owned
 };
 
 enum { PHX_CONFIG_ROPES = 2 };

@@ -26,6 +26,7 @@ struct target {
     enum phx_dtype dtype;
     int64_t rows, cols;
     int64_t head_rows; /* as in struct phx_file_tensor */
+    float added;       /* to each value */
 };
 
 static struct target target_of(const struct phx_file_tensor *from)
@@ -37,9 +38,16 @@ static struct target target_of(const struct phx_file_tensor *from)
                            .cols = vector ? 1 : from->shape[1]};
 }
 
+static bool is_norm(const char *name)
+{
+    static const char suffix[] = "norm.weight";
+    size_t n = strlen(name), tail = sizeof suffix - 1;
+    return n >= tail && strcmp(name + n - tail, suffix) == 0;
+}
+
 static bool unchanged(const struct target *t)
 {
-    return (int)t->dtype == t->from->dtype && t->head_rows == t->from->head_rows;
+    return (int)t->dtype == t->from->dtype && t->head_rows == t->from->head_rows && t->added == 0;
 }
 
 static size_t target_bytes(const struct target *t)
@@ -74,11 +82,12 @@ static enum phx_status make(const struct target *t, char *to)
         const char *from =
             (const char *)t->from->data + (size_t)phx_file_tensor_row(t->from, r) * from_pitch;
         char *at = to + (size_t)phx_file_tensor_row(&placed, r) * pitch;
-        if (from_dtype == t->dtype) {
+        if (from_dtype == t->dtype && t->added == 0) {
             memcpy(at, from, pitch);
             continue;
         }
         phx_values_widen(from_dtype, from, t->cols, row);
+        for (int64_t c = 0; c < t->cols; c++) row[c] += t->added;
         status = check_finite(t, row);
         if (status == PHX_OK) phx_values_narrow(t->dtype, row, t->cols, at);
     }
@@ -102,52 +111,6 @@ static enum phx_status check(const struct phx_config *config,
 }
 
 /* ---- into a GGUF ---- */
-
-static enum phx_status cannot_say(const char *folder, const char *what)
-{
-    return phx_fail(PHX_UNSUPPORTED, "%s cannot be written as GGUF: it has %s", folder, what);
-}
-
-static enum phx_status check_sayable(const char *folder, const struct phx_config *c)
-{
-    if (c->activation != PHX_SILU) return cannot_say(folder, "another activation than SiLU");
-    if (c->n_eos > 3) return cannot_say(folder, "more than 3 end-of-text tokens");
-    for (int32_t l = 1; l < c->n_layers; l++) {
-        if (c->layers[l].window != c->layers[0].window)
-            return cannot_say(folder, "sliding windows in some of its layers");
-    }
-    return PHX_OK;
-}
-
-static void write_config(struct phx_gguf_writer *w, const char *arch, const struct phx_config *c)
-{
-    static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
-                                       "tokenizer.ggml.eom_token_id"};
-    const struct phx_layer_shape *s = &c->layers[0].shape;
-    phx_gguf_write_text(w, "general.architecture", "", arch, strlen(arch));
-    const struct {
-        const char *key;
-        int64_t value;
-    } numbers[] = {
-        {"%s.context_length", c->max_positions},  {"%s.embedding_length", c->hidden},
-        {"%s.block_count", c->n_layers},          {"%s.feed_forward_length", s->ffn},
-        {"%s.attention.head_count", s->n_heads},  {"%s.attention.head_count_kv", s->n_kv_heads},
-        {"%s.attention.key_length", s->head_dim}, {"%s.attention.value_length", s->head_dim},
-        {"%s.rope.dimension_count", s->head_dim}, {"%s.vocab_size", c->vocab},
-    };
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        phx_gguf_write_u32(w, numbers[i].key, arch, (uint32_t)numbers[i].value);
-    if (c->layers[0].window > 0)
-        phx_gguf_write_u32(w, "%s.attention.sliding_window", arch, (uint32_t)c->layers[0].window);
-    phx_gguf_write_f32(w, "%s.attention.layer_norm_rms_epsilon", arch, c->norm_epsilon);
-    phx_gguf_write_f32(w, "%s.rope.freq_base", arch, (float)c->ropes[0].theta);
-    if (c->ropes[0].kind == PHX_ROPE_LINEAR) {
-        phx_gguf_write_text(w, "%s.rope.scaling.type", arch, "linear", 6);
-        phx_gguf_write_f32(w, "%s.rope.scaling.factor", arch, (float)c->ropes[0].factor);
-    }
-    if (c->bos >= 0) phx_gguf_write_u32(w, "tokenizer.ggml.bos_token_id", "", (uint32_t)c->bos);
-    for (int i = 0; i < c->n_eos; i++) phx_gguf_write_u32(w, ends[i], "", (uint32_t)c->eos[i]);
-}
 
 /* A text file's bytes, to be freed; NULL with PHX_OK where there is none. */
 static enum phx_status read_file(const char *folder, const char *name, char **out, size_t *out_n)
@@ -185,73 +148,97 @@ struct to_gguf {
     struct phx_config *config;
     struct phx_checkpoint *checkpoint;
     struct phx_gguf_writer *writer;
-    float *divisors; /* rope_freqs; NULL: none */
+    struct phx_gguf_factors factors;
     char *tokenizer;
     size_t tokenizer_bytes;
 };
 
-static bool is_left_out(const struct to_gguf *job, const char *name)
-{
-    char gguf_name[PHX_GGUF_NAME_BYTES];
-    bool interleaved;
-    if (job->config->tied && strcmp(name, "lm_head.weight") == 0) return true;
-    return !phx_gguf_name(name, gguf_name, &interleaved); /* what weights_check passes over */
-}
+/* One tensor of the GGUF. */
+struct entry {
+    struct phx_gguf_place place;
+    struct target target; /* of its first expert, where experts are stacked */
+    int64_t n_experts;    /* 1: it is no stack */
+    int n_dims;
+    int64_t shape[3];
+};
 
-static struct target gguf_target(const struct to_gguf *job, const struct phx_file_tensor *from,
-                                 char name[PHX_GGUF_NAME_BYTES])
+static void choose_type(const struct to_gguf *job, struct entry *e)
 {
-    bool interleaved = false;
-    struct target t = target_of(from);
-    phx_gguf_name(from->name, name, &interleaved);
-    if (interleaved && job->family->interleaves)
-        t.head_rows = job->config->layers[0].shape.head_dim;
-    if (from->n_dims == 1) {
-        t.dtype = PHX_F32;
-    } else if (job->options->matrices != PHX_DTYPE_COUNT) {
-        t.dtype = job->options->matrices;
-        if (t.cols % phx_dtype_traits(t.dtype)->block_elements != 0) t.dtype = PHX_F16;
+    const enum phx_dtype matrices = job->options->matrices;
+    struct target *t = &e->target;
+    if (e->n_dims == 1) {
+        t->dtype = PHX_F32;
+    } else if (matrices != PHX_DTYPE_COUNT) {
+        t->dtype = e->place.is_router ? PHX_F32 : matrices;
+        if (t->cols % phx_dtype_traits(t->dtype)->block_elements != 0) t->dtype = PHX_F16;
     }
-    return t;
 }
 
-static enum phx_status write_header(const struct to_gguf *job)
+/* False if the GGUF has no such tensor of its own: a tied lm_head, an expert that is not the first,
+ * what weights_check passes over. */
+static bool entry_of(const struct to_gguf *job, const struct phx_file_tensor *from,
+                     struct entry *out)
 {
-    const char *arch = job->family->architecture;
-    write_config(job->writer, arch, job->config);
+    const struct phx_config *c = job->config;
+    struct entry e = {.target = target_of(from), .n_experts = 1};
+    if (c->tied && strcmp(from->name, "lm_head.weight") == 0) return false;
+    if (!phx_gguf_place(c, from->name, &e.place)) return false;
+    if (e.place.stacked && e.place.expert != 0) return false;
+    if (e.place.stacked) {
+        e.n_experts = c->layers[e.place.layer].shape.n_experts;
+        e.shape[e.n_dims++] = e.n_experts;
+    }
+    for (int d = e.place.is_vector; d < from->n_dims; d++) e.shape[e.n_dims++] = from->shape[d];
+    if (e.place.heads && job->family->interleaves) e.target.head_rows = c->layers[0].shape.head_dim;
+    if (is_norm(from->name)) e.target.added = job->family->norm_offset;
+    choose_type(job, &e);
+    *out = e;
+    return true;
+}
+
+static void write_header(const struct to_gguf *job)
+{
+    const struct phx_gguf_factors *factors = &job->factors;
+    struct entry e;
     if (job->tokenizer)
         phx_gguf_write_text(job->writer, "tokenizer.huggingface.json", "", job->tokenizer,
                             job->tokenizer_bytes);
-    if (job->divisors)
-        phx_gguf_write_tensor(job->writer, "rope_freqs.weight", PHX_F32, 0,
-                              job->config->layers[0].shape.head_dim / 2);
-    for (size_t i = 0; i < phx_checkpoint_count(job->checkpoint); i++) {
-        const struct phx_file_tensor *from = phx_checkpoint_at(job->checkpoint, i);
-        char name[PHX_GGUF_NAME_BYTES];
-        if (is_left_out(job, from->name)) continue;
-        struct target t = gguf_target(job, from, name);
-        bool vector = from->n_dims == 1;
-        phx_gguf_write_tensor(job->writer, name, t.dtype, vector ? 0 : t.rows,
-                              vector ? t.rows : t.cols);
+    for (int i = 0; i < factors->n; i++)
+        phx_gguf_write_tensor(job->writer, factors->names[i], PHX_F32, 1,
+                              (int64_t[]){factors->count});
+    for (size_t i = 0; i < phx_checkpoint_count(job->checkpoint); i++)
+        if (entry_of(job, phx_checkpoint_at(job->checkpoint, i), &e))
+            phx_gguf_write_tensor(job->writer, e.place.name, e.target.dtype, e.n_dims, e.shape);
+}
+
+static enum phx_status make_entry(const struct to_gguf *job, const struct entry *e, char *to)
+{
+    struct target t = e->target;
+    const char *name = t.from->name;
+    PHX_TRY(make(&t, to));
+    for (int64_t expert = 1; expert < e->n_experts; expert++) {
+        char other[PHX_GGUF_NAME_BYTES];
+        phx_gguf_expert_name(job->config, name, expert, other);
+        t.from = phx_checkpoint_find(job->checkpoint, other);
+        PHX_ASSERT(t.from != NULL); /* weights_check has found it */
+        PHX_TRY(make(&t, to + (size_t)expert * target_bytes(&t)));
     }
     return PHX_OK;
 }
 
 static enum phx_status write_tensors(const struct to_gguf *job)
 {
-    if (job->divisors)
-        phx_gguf_write_data(job->writer, job->divisors,
-                            sizeof *job->divisors *
-                                (size_t)(job->config->layers[0].shape.head_dim / 2));
+    const struct phx_gguf_factors *factors = &job->factors;
+    for (int i = 0; i < factors->n; i++)
+        phx_gguf_write_data(job->writer, factors->values[i],
+                            sizeof *factors->values[i] * (size_t)factors->count);
     for (size_t i = 0; i < phx_checkpoint_count(job->checkpoint); i++) {
-        const struct phx_file_tensor *from = phx_checkpoint_at(job->checkpoint, i);
-        char name[PHX_GGUF_NAME_BYTES];
-        if (is_left_out(job, from->name)) continue;
-        struct target t = gguf_target(job, from, name);
-        size_t bytes = target_bytes(&t);
+        struct entry e;
+        if (!entry_of(job, phx_checkpoint_at(job->checkpoint, i), &e)) continue;
+        size_t bytes = (size_t)e.n_experts * target_bytes(&e.target);
         char *data = malloc(bytes);
-        if (!data) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for tensor %s", from->name);
-        enum phx_status status = make(&t, data);
+        if (!data) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for tensor %s", e.place.name);
+        enum phx_status status = make_entry(job, &e, data);
         if (status == PHX_OK) phx_gguf_write_data(job->writer, data, bytes);
         free(data);
         PHX_TRY(status);
@@ -259,32 +246,17 @@ static enum phx_status write_tensors(const struct to_gguf *job)
     return PHX_OK;
 }
 
-static enum phx_status find_divisors(struct to_gguf *job)
-{
-    const struct phx_config *c = job->config;
-    int32_t head_dim = c->layers[0].shape.head_dim;
-    if (c->ropes[0].kind != PHX_ROPE_LLAMA3) return PHX_OK;
-    job->divisors = malloc((size_t)head_dim * sizeof *job->divisors);
-    if (!job->divisors) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for rope_freqs");
-    float factor;
-    phx_config_inv_freq(c, 0, job->divisors, &factor);
-    for (int32_t i = 0; i < head_dim / 2; i++)
-        job->divisors[i] = (float)(1 / pow(c->ropes[0].theta, (double)(2 * i) / head_dim) /
-                                   (double)job->divisors[i]);
-    return PHX_OK;
-}
-
 static enum phx_status run_to_gguf(struct to_gguf *job, const char *file)
 {
     PHX_TRY(phx_config_load(job->folder, &job->config));
     PHX_TRY(phx_gguf_family_of(job->config, &job->family));
-    PHX_TRY(check_sayable(job->folder, job->config));
     PHX_TRY(phx_checkpoint_open(job->folder, &job->checkpoint));
     PHX_TRY(check(job->config, job->checkpoint));
-    PHX_TRY(find_divisors(job));
+    PHX_TRY(phx_gguf_factors_create(job->config, &job->factors));
     PHX_TRY(read_file(job->folder, "tokenizer.json", &job->tokenizer, &job->tokenizer_bytes));
     PHX_TRY(phx_gguf_writer_create(file, &job->writer));
-    PHX_TRY(write_header(job));
+    PHX_TRY(phx_gguf_write_config(job->writer, job->folder, job->family, job->config));
+    write_header(job);
     PHX_TRY(write_tensors(job));
     return phx_gguf_writer_finish(job->writer);
 }
@@ -296,7 +268,7 @@ enum phx_status phx_convert_to_gguf(const char *folder, const char *file,
     enum phx_status status = run_to_gguf(&job, file);
     phx_gguf_writer_destroy(job.writer);
     free(job.tokenizer);
-    free(job.divisors);
+    phx_gguf_factors_free(&job.factors);
     phx_checkpoint_destroy(job.checkpoint);
     phx_config_destroy(job.config);
     return status;
@@ -321,9 +293,10 @@ static enum phx_status write_text(const char *folder, const char *name, const ch
 
 /* The tensor as it will be, `made` its memory where it is not the mapping. */
 static enum phx_status plain_tensor(const struct phx_file_tensor *from, enum phx_dtype matrices,
-                                    struct phx_tensor_to_write *out, char **made)
+                                    float norm_offset, struct phx_tensor_to_write *out, char **made)
 {
     struct target t = target_of(from);
+    if (is_norm(from->name)) t.added = -norm_offset;
     bool plain = phx_dtype_traits(t.dtype)->is_float;
     if (from->n_dims == 2 && matrices != PHX_DTYPE_COUNT) t.dtype = matrices;
     if (from->n_dims == 2 && matrices == PHX_DTYPE_COUNT && !plain) t.dtype = PHX_BF16;
@@ -338,7 +311,7 @@ static enum phx_status plain_tensor(const struct phx_file_tensor *from, enum phx
 }
 
 static enum phx_status write_plain(const struct phx_checkpoint *checkpoint, const char *folder,
-                                   enum phx_dtype matrices)
+                                   enum phx_dtype matrices, float norm_offset)
 {
     size_t n = phx_checkpoint_count(checkpoint);
     struct phx_tensor_to_write *tensors = calloc(n + 1, sizeof *tensors);
@@ -347,7 +320,8 @@ static enum phx_status write_plain(const struct phx_checkpoint *checkpoint, cons
     if (!tensors || !made || asprintf(&path, "%s/model.safetensors", folder) < 0)
         status = phx_fail(PHX_OUT_OF_MEMORY, "no memory for a list of %zu tensors", n);
     for (size_t i = 0; i < n && status == PHX_OK; i++)
-        status = plain_tensor(phx_checkpoint_at(checkpoint, i), matrices, &tensors[i], &made[i]);
+        status = plain_tensor(phx_checkpoint_at(checkpoint, i), matrices, norm_offset, &tensors[i],
+                              &made[i]);
     if (status == PHX_OK) status = phx_safetensors_write(path, tensors, n);
     for (size_t i = 0; i < n && made; i++) free(made[i]);
     free(made);
@@ -356,11 +330,12 @@ static enum phx_status write_plain(const struct phx_checkpoint *checkpoint, cons
     return status;
 }
 
-static enum phx_status write_texts(const struct phx_gguf *gguf, const char *folder)
+static enum phx_status write_texts(const struct phx_gguf *gguf, const char *folder,
+                                   enum phx_dtype matrices)
 {
     char *config = NULL;
     struct phx_gguf_string tokenizer = {NULL, 0};
-    PHX_TRY(phx_gguf_config_text(gguf, &config));
+    PHX_TRY(phx_gguf_config_text(gguf, matrices, &config));
     enum phx_status status = write_text(folder, "config.json", config, strlen(config));
     free(config);
     PHX_TRY(status);
@@ -374,6 +349,7 @@ static enum phx_status write_texts(const struct phx_gguf *gguf, const char *fold
 enum phx_status phx_convert_from_gguf(const char *file, const char *folder,
                                       const struct phx_convert_options *options)
 {
+    const struct phx_gguf_family *family = NULL;
     struct phx_gguf *gguf = NULL;
     struct phx_config *config = NULL;
     struct phx_checkpoint *checkpoint = NULL;
@@ -384,15 +360,9 @@ enum phx_status phx_convert_from_gguf(const char *file, const char *folder,
     PHX_TRY_GOTO(phx_gguf_config(gguf, &config), done);
     PHX_TRY_GOTO(phx_checkpoint_open(file, &checkpoint), done);
     PHX_TRY_GOTO(check(config, checkpoint), done);
-    if (config->ropes[0].divisors) {
-        status = phx_fail(PHX_UNSUPPORTED,
-                          "%s has rotary factors of its own (rope_freqs), which "
-                          "no config.json can say",
-                          file);
-        goto done;
-    }
-    PHX_TRY_GOTO(write_plain(checkpoint, folder, options->matrices), done);
-    status = write_texts(gguf, folder);
+    PHX_TRY_GOTO(phx_gguf_family(gguf, &family), done);
+    PHX_TRY_GOTO(write_plain(checkpoint, folder, options->matrices, family->norm_offset), done);
+    status = write_texts(gguf, folder, options->matrices);
 done:
     phx_checkpoint_destroy(checkpoint);
     phx_config_destroy(config);

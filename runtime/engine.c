@@ -104,6 +104,14 @@ static enum phx_status make_logits(struct phx_engine *e)
     return phx_fail(PHX_OUT_OF_MEMORY, "no memory for %zu logits on the host", n);
 }
 
+static enum phx_status make_graphs(struct phx_engine *e)
+{
+    struct phx_device_info info;
+    phx_device_info(e->parts.device, &info);
+    bool graphs = e->options.graphs && info.has_graphs && phx_comm_recordable(e->parts.comm);
+    return phx_step_graphs_create(e->forward, e->options.limits.max_seqs, graphs, &e->graphs);
+}
+
 static enum phx_status make_parts(struct phx_engine *e)
 {
     const struct phx_scheduler_limits *l = &e->options.limits;
@@ -122,10 +130,7 @@ static enum phx_status make_parts(struct phx_engine *e)
                                &e->forward));
     struct phx_interval vocab = phx_shard_plan_interval(e->parts.plan, rank, 0, PHX_DIM_VOCAB);
     PHX_TRY(phx_batch_create(e->parts.device, l, vocab, e->options.pads, &e->batch));
-    struct phx_device_info info;
-    phx_device_info(e->parts.device, &info);
-    bool graphs = e->options.graphs && info.has_graphs && phx_comm_recordable(e->parts.comm);
-    PHX_TRY(phx_step_graphs_create(e->forward, l->max_seqs, graphs, &e->graphs));
+    PHX_TRY(make_graphs(e));
     if (e->parts.world->rank == 0) PHX_TRY(phx_scheduler_create(l, &e->scheduler));
     if (e->parts.world->rank == 0 && e->options.logits) PHX_TRY(make_logits(e));
     e->record_capacity = phx_step_record_capacity(l);
@@ -353,6 +358,15 @@ enum phx_status phx_engine_follow(struct phx_engine *engine)
         if (f->record.head->kind == PHX_RECORD_STOP) return PHX_OK;
         PHX_TRY(begin(e, f));
     }
+}
+
+enum phx_status phx_engine_leave_out(struct phx_engine *engine, unsigned stages)
+{
+    PHX_ASSERT(engine->n_done == engine->n_begun);
+    phx_stream_leave_out(engine->parts.stream, stages);
+    phx_step_graphs_destroy(engine->graphs); /* they hold what they were recorded with */
+    engine->graphs = NULL;
+    return make_graphs(engine);
 }
 
 void phx_engine_counters(const struct phx_engine *engine, struct phx_engine_counters *out)

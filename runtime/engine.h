@@ -61,6 +61,10 @@ enum phx_status phx_engine_stop(struct phx_engine *engine);
 /// Other ranks: take part in rank 0's steps until it stops.
 enum phx_status phx_engine_follow(struct phx_engine *engine);
 
+/// Every rank, between phx_engine_stop() or phx_engine_follow() and the next step: leave stages out
+/// of all steps from now on, as phx_stream_leave_out() does; 0: nothing.
+enum phx_status phx_engine_leave_out(struct phx_engine *engine, unsigned stages);
+
 struct phx_engine_counters {
     int64_t n_steps;
     int64_t n_replayed;       ///< of these, as recorded graphs

@@ -1,14 +1,9 @@
-#include "runtime/gguf.h"
+#include "runtime/gguf_impl.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "kernels/base/check.h"
 
@@ -23,17 +18,6 @@ enum {
 };
 
 static const char magic[4] = {'G', 'G', 'U', 'F'};
-
-struct phx_gguf {
-    char *path;       /* NULL: parsed from memory */
-    const char *file; /* for messages */
-    void *address;    /* of the mapping, NULL: somebody else's bytes */
-    size_t bytes;
-    struct phx_gguf_value *values; /* sorted by key */
-    size_t n_values;
-    struct phx_file_tensor *tensors; /* sorted by name */
-    size_t n_tensors;
-};
 
 /* ---- bytes ---- */
 
@@ -380,118 +364,14 @@ static enum phx_status parse_header(struct cursor *c, uint64_t *n_tensors, uint6
     return PHX_OK;
 }
 
-static enum phx_status parse(struct phx_gguf *gguf, const void *bytes, size_t n_bytes)
+enum phx_status phx_gguf_read(struct phx_gguf *gguf, const void *bytes, size_t n_bytes)
 {
     struct cursor c = {gguf->file, bytes, (const unsigned char *)bytes + n_bytes};
     uint64_t n_tensors = 0, n_values = 0;
-    int64_t n_files = 1;
     gguf->bytes = n_bytes;
     PHX_TRY(parse_header(&c, &n_tensors, &n_values));
     PHX_TRY(parse_values(&c, n_values, gguf));
-    PHX_TRY(phx_gguf_int(gguf, "split.count", 0, UINT16_MAX, &n_files));
-    if (n_files > 1) {
-        return phx_fail(PHX_UNSUPPORTED,
-                        "%s is one of %" PRId64 " files of a model (split.count); "
-                        "join them into one first",
-                        gguf->file, n_files);
-    }
     return parse_tensors(&c, n_tensors, n_bytes, gguf);
-}
-
-static enum phx_status create(const char *file, struct phx_gguf **out)
-{
-    struct phx_gguf *gguf = calloc(1, sizeof *gguf);
-    if (!gguf) return phx_fail(PHX_OUT_OF_MEMORY, "%s: out of memory", file);
-    gguf->file = file;
-    *out = gguf;
-    return PHX_OK;
-}
-
-enum phx_status phx_gguf_parse(const char *file, const void *bytes, size_t n_bytes,
-                               struct phx_gguf **out)
-{
-    struct phx_gguf *gguf = NULL;
-    PHX_TRY(create(file, &gguf));
-    enum phx_status status = parse(gguf, bytes, n_bytes);
-    if (status != PHX_OK) {
-        phx_gguf_destroy(gguf);
-        return status;
-    }
-    *out = gguf;
-    return PHX_OK;
-}
-
-static enum phx_status open_file(struct phx_gguf *gguf)
-{
-    int fd = open(gguf->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not wait */
-    if (fd < 0) {
-        return phx_fail(errno == ENOENT ? PHX_NOT_FOUND : PHX_IO, "cannot open %s: %s", gguf->path,
-                        strerror(errno));
-    }
-    enum phx_status status = PHX_OK;
-    struct stat info;
-    void *address = MAP_FAILED;
-    if (fstat(fd, &info) != 0) {
-        status = phx_fail(PHX_IO, "cannot read %s: %s", gguf->path, strerror(errno));
-    } else if (!S_ISREG(info.st_mode) || info.st_size == 0) {
-        status = phx_fail(PHX_BAD_DATA, "%s is not a regular file or empty", gguf->path);
-    } else {
-        address = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
-        if (address == MAP_FAILED)
-            status = phx_fail(PHX_IO, "cannot map %s: %s", gguf->path, strerror(errno));
-    }
-    close(fd);
-    if (status != PHX_OK) return status;
-    gguf->address = address;
-    gguf->bytes = (size_t)info.st_size;
-    return parse(gguf, address, gguf->bytes);
-}
-
-enum phx_status phx_gguf_open(const char *path, struct phx_gguf **out)
-{
-    struct phx_gguf *gguf = NULL;
-    PHX_TRY(create(path, &gguf));
-    gguf->path = strdup(path);
-    gguf->file = gguf->path;
-    enum phx_status status =
-        gguf->path ? open_file(gguf) : phx_fail(PHX_OUT_OF_MEMORY, "%s: out of memory", path);
-    if (status != PHX_OK) {
-        phx_gguf_destroy(gguf);
-        return status;
-    }
-    *out = gguf;
-    return PHX_OK;
-}
-
-void phx_gguf_destroy(struct phx_gguf *gguf)
-{
-    if (!gguf) return;
-    phx_safetensors_free_header(gguf->tensors, gguf->n_tensors);
-    free(gguf->values);
-    if (gguf->address) munmap(gguf->address, gguf->bytes);
-    free(gguf->path);
-    free(gguf);
-}
-
-bool phx_gguf_is(const char *path)
-{
-    char begin[sizeof magic];
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return false;
-    bool is = read(fd, begin, sizeof begin) == (ssize_t)sizeof begin &&
-              memcmp(begin, magic, sizeof magic) == 0;
-    close(fd);
-    return is;
-}
-
-const char *phx_gguf_path(const struct phx_gguf *gguf)
-{
-    return gguf->file;
-}
-
-size_t phx_gguf_bytes(const struct phx_gguf *gguf)
-{
-    return gguf->bytes;
 }
 
 size_t phx_gguf_tensor_count(const struct phx_gguf *gguf)

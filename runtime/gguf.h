@@ -66,7 +66,9 @@ bool phx_gguf_is(const char *path);
 /// there twice; tensors do not overlap.
 enum phx_status phx_gguf_parse(const char *file, const void *bytes, size_t n_bytes,
                                struct phx_gguf **out);
-/// Map the file and parse it. A file that is shortened while it is mapped kills the process.
+/// Map the file and parse it, and the others of a model in several (NAME-00001-of-00003.gguf): all
+/// keys are in the first, and tensors in any. A file that is shortened while it is mapped kills the
+/// process.
 enum phx_status phx_gguf_open(const char *path, struct phx_gguf **out);
 void phx_gguf_destroy(struct phx_gguf *gguf);
 /// As it was opened, for messages.
@@ -112,6 +114,9 @@ size_t phx_gguf_tensor_count(const struct phx_gguf *gguf);
 const struct phx_file_tensor *phx_gguf_tensor_at(const struct phx_gguf *gguf, size_t index);
 /// NULL if there is none of this name.
 const struct phx_file_tensor *phx_gguf_tensor(const struct phx_gguf *gguf, const char *name);
+/// The first byte of the file that the tensor is in, of a model that was opened.
+const void *phx_gguf_mapping(const struct phx_gguf *gguf, const struct phx_file_tensor *tensor);
+/// Of all its files.
 size_t phx_gguf_bytes(const struct phx_gguf *gguf);
 
 #endif

@@ -9,43 +9,110 @@
 
 enum row_kind {
     PLAIN,
-    HEADS,  /* rows of heads of q or k */
-    STACKED /* experts, one below the other: the second %d is the expert */
+    HEADS,   /* rows of heads of q or k */
+    STACKED, /* experts, one below the other: the second %d is the expert */
+    ROUTER,
+    FLAT /* a vector in the GGUF, a matrix of one row in the checkpoint */
 };
 
-/* The first %d is the layer. Names mean the same in all architectures. */
+static bool fused(const struct phx_config *config)
+{
+    return config->fused;
+}
+
+static bool apart(const struct phx_config *config)
+{
+    return !config->fused;
+}
+
+static bool post_norm(const struct phx_config *config)
+{
+    return config->post_norm;
+}
+
+static bool only_pre_norm(const struct phx_config *config)
+{
+    return !config->post_norm;
+}
+
+static bool mixtral(const struct phx_config *config)
+{
+    return config->family == PHX_MIXTRAL;
+}
+
+static bool not_mixtral(const struct phx_config *config)
+{
+    return config->family != PHX_MIXTRAL;
+}
+
+/* The first %d is the layer, a second one the expert. */
 static const struct name_row {
     const char *gguf, *huggingface;
     enum row_kind kind;
+    bool (*wanted)(const struct phx_config *config); /* NULL: always */
 } rows[] = {
-    {"token_embd.weight", "model.embed_tokens.weight", PLAIN},
-    {"output_norm.weight", "model.norm.weight", PLAIN},
-    {"output.weight", "lm_head.weight", PLAIN},
-    {"blk.%d.attn_norm.weight", "model.layers.%d.input_layernorm.weight", PLAIN},
-    {"blk.%d.attn_q.weight", "model.layers.%d.self_attn.q_proj.weight", HEADS},
-    {"blk.%d.attn_k.weight", "model.layers.%d.self_attn.k_proj.weight", HEADS},
-    {"blk.%d.attn_v.weight", "model.layers.%d.self_attn.v_proj.weight", PLAIN},
-    {"blk.%d.attn_q.bias", "model.layers.%d.self_attn.q_proj.bias", HEADS},
-    {"blk.%d.attn_k.bias", "model.layers.%d.self_attn.k_proj.bias", HEADS},
-    {"blk.%d.attn_v.bias", "model.layers.%d.self_attn.v_proj.bias", PLAIN},
-    {"blk.%d.attn_q_norm.weight", "model.layers.%d.self_attn.q_norm.weight", PLAIN},
-    {"blk.%d.attn_k_norm.weight", "model.layers.%d.self_attn.k_norm.weight", PLAIN},
-    {"blk.%d.attn_output.weight", "model.layers.%d.self_attn.o_proj.weight", PLAIN},
-    {"blk.%d.attn_output.bias", "model.layers.%d.self_attn.o_proj.bias", PLAIN},
-    {"blk.%d.ffn_norm.weight", "model.layers.%d.post_attention_layernorm.weight", PLAIN},
-    {"blk.%d.ffn_gate.weight", "model.layers.%d.mlp.gate_proj.weight", PLAIN},
-    {"blk.%d.ffn_up.weight", "model.layers.%d.mlp.up_proj.weight", PLAIN},
-    {"blk.%d.ffn_down.weight", "model.layers.%d.mlp.down_proj.weight", PLAIN},
-    {"blk.%d.ffn_gate.bias", "model.layers.%d.mlp.gate_proj.bias", PLAIN},
-    {"blk.%d.ffn_up.bias", "model.layers.%d.mlp.up_proj.bias", PLAIN},
-    {"blk.%d.ffn_down.bias", "model.layers.%d.mlp.down_proj.bias", PLAIN},
-    {"blk.%d.ffn_gate_inp.weight", "model.layers.%d.mlp.gate.weight", PLAIN},
-    {"blk.%d.ffn_gate_exps.weight", "model.layers.%d.mlp.experts.%d.gate_proj.weight", STACKED},
-    {"blk.%d.ffn_up_exps.weight", "model.layers.%d.mlp.experts.%d.up_proj.weight", STACKED},
-    {"blk.%d.ffn_down_exps.weight", "model.layers.%d.mlp.experts.%d.down_proj.weight", STACKED},
-};
+    {"token_embd.weight", "model.embed_tokens.weight", PLAIN, NULL},
+    {"output_norm.weight", "model.norm.weight", PLAIN, NULL},
+    {"output.weight", "lm_head.weight", PLAIN, NULL},
+    {"blk.%d.attn_norm.weight", "model.layers.%d.input_layernorm.weight", PLAIN, NULL},
+    {"blk.%d.attn_q.weight", "model.layers.%d.self_attn.q_proj.weight", HEADS, NULL},
+    {"blk.%d.attn_k.weight", "model.layers.%d.self_attn.k_proj.weight", HEADS, NULL},
+    {"blk.%d.attn_v.weight", "model.layers.%d.self_attn.v_proj.weight", PLAIN, NULL},
+    {"blk.%d.attn_qkv.weight", "model.layers.%d.self_attn.qkv_proj.weight", PLAIN, fused},
+    {"blk.%d.attn_q.bias", "model.layers.%d.self_attn.q_proj.bias", HEADS, NULL},
+    {"blk.%d.attn_k.bias", "model.layers.%d.self_attn.k_proj.bias", HEADS, NULL},
+    {"blk.%d.attn_v.bias", "model.layers.%d.self_attn.v_proj.bias", PLAIN, NULL},
+    {"blk.%d.attn_q_norm.weight", "model.layers.%d.self_attn.q_norm.weight", PLAIN, NULL},
+    {"blk.%d.attn_k_norm.weight", "model.layers.%d.self_attn.k_norm.weight", PLAIN, NULL},
+    {"blk.%d.attn_output.weight", "model.layers.%d.self_attn.o_proj.weight", PLAIN, NULL},
+    {"blk.%d.attn_output.bias", "model.layers.%d.self_attn.o_proj.bias", PLAIN, NULL},
+    {"blk.%d.ffn_norm.weight", "model.layers.%d.post_attention_layernorm.weight", PLAIN,
+     only_pre_norm},
+    {"blk.%d.post_attention_norm.weight", "model.layers.%d.post_attention_layernorm.weight", PLAIN,
+     post_norm},
+    {"blk.%d.ffn_norm.weight", "model.layers.%d.pre_feedforward_layernorm.weight", PLAIN,
+     post_norm},
+    {"blk.%d.post_ffw_norm.weight", "model.layers.%d.post_feedforward_layernorm.weight", PLAIN,
+     post_norm},
+    {"blk.%d.ffn_gate.weight", "model.layers.%d.mlp.gate_proj.weight", PLAIN, NULL},
+    {"blk.%d.ffn_up.weight", "model.layers.%d.mlp.up_proj.weight", PLAIN, apart},
+    {"blk.%d.ffn_up.weight", "model.layers.%d.mlp.gate_up_proj.weight", PLAIN, fused},
+    {"blk.%d.ffn_down.weight", "model.layers.%d.mlp.down_proj.weight", PLAIN, NULL},
+    {"blk.%d.ffn_gate.bias", "model.layers.%d.mlp.gate_proj.bias", PLAIN, NULL},
+    {"blk.%d.ffn_up.bias", "model.layers.%d.mlp.up_proj.bias", PLAIN, NULL},
+    {"blk.%d.ffn_down.bias", "model.layers.%d.mlp.down_proj.bias", PLAIN, NULL},
 
-static const char rope_freqs[] = "rope_freqs.weight";
+    {"blk.%d.ffn_gate_inp.weight", "model.layers.%d.mlp.gate.weight", ROUTER, not_mixtral},
+    {"blk.%d.ffn_gate_exps.weight", "model.layers.%d.mlp.experts.%d.gate_proj.weight", STACKED,
+     not_mixtral},
+    {"blk.%d.ffn_up_exps.weight", "model.layers.%d.mlp.experts.%d.up_proj.weight", STACKED,
+     not_mixtral},
+    {"blk.%d.ffn_down_exps.weight", "model.layers.%d.mlp.experts.%d.down_proj.weight", STACKED,
+     not_mixtral},
+    {"blk.%d.ffn_gate_inp_shexp.weight", "model.layers.%d.mlp.shared_expert_gate.weight", FLAT,
+     NULL},
+    {"blk.%d.ffn_gate_shexp.weight", "model.layers.%d.mlp.shared_expert.gate_proj.weight", PLAIN,
+     NULL},
+    {"blk.%d.ffn_up_shexp.weight", "model.layers.%d.mlp.shared_expert.up_proj.weight", PLAIN, NULL},
+    {"blk.%d.ffn_down_shexp.weight", "model.layers.%d.mlp.shared_expert.down_proj.weight", PLAIN,
+     NULL},
+
+    {"blk.%d.ffn_gate_inp.weight", "model.layers.%d.block_sparse_moe.gate.weight", ROUTER, mixtral},
+    {"blk.%d.ffn_gate_exps.weight", "model.layers.%d.block_sparse_moe.experts.%d.w1.weight",
+     STACKED, mixtral},
+    {"blk.%d.ffn_up_exps.weight", "model.layers.%d.block_sparse_moe.experts.%d.w3.weight", STACKED,
+     mixtral},
+    {"blk.%d.ffn_down_exps.weight", "model.layers.%d.block_sparse_moe.experts.%d.w2.weight",
+     STACKED, mixtral},
+    /* as the first files had them */
+    {"blk.%d.ffn_gate.%d.weight", "model.layers.%d.block_sparse_moe.experts.%d.w1.weight", PLAIN,
+     mixtral},
+    {"blk.%d.ffn_up.%d.weight", "model.layers.%d.block_sparse_moe.experts.%d.w3.weight", PLAIN,
+     mixtral},
+    {"blk.%d.ffn_down.%d.weight", "model.layers.%d.block_sparse_moe.experts.%d.w2.weight", PLAIN,
+     mixtral},
+};
+enum { N_ROWS = sizeof rows / sizeof *rows };
 
 /* `pattern` with each %d in turn replaced. Longer names are cut, and then found by nobody. */
 static void fill(const char *pattern, const int64_t *numbers, char *out, size_t bytes)
@@ -64,37 +131,66 @@ static void fill(const char *pattern, const int64_t *numbers, char *out, size_t 
     }
 }
 
-/* True if `name` is the pattern, which has at most one %d, with a number as one would write it. */
-static bool matches(const char *pattern, const char *name, int64_t *out)
+/* True if `name` is the pattern with numbers as one would write them. */
+static bool matches(const char *pattern, const char *name, int64_t numbers[2])
 {
-    const char *mark = strstr(pattern, "%d");
-    if (!mark) return strcmp(pattern, name) == 0;
-    size_t prefix = (size_t)(mark - pattern);
-    if (strncmp(pattern, name, prefix) != 0) return false;
+    const char *rest = pattern, *at = name, *mark;
+    for (int i = 0; (mark = strstr(rest, "%d")) != NULL; i++, rest = mark + 2) {
+        size_t prefix = (size_t)(mark - rest);
+        if (strncmp(rest, at, prefix) != 0) return false;
+        char *end;
+        numbers[i] = strtol(at + prefix, &end, 10);
+        if (numbers[i] < 0) return false;
+        at = end;
+    }
     char expected[PHX_GGUF_NAME_BYTES];
-    *out = strtol(name + prefix, NULL, 10);
-    fill(pattern, out, expected, sizeof expected);
-    return *out >= 0 && strcmp(expected, name) == 0;
+    fill(pattern, numbers, expected, sizeof expected);
+    return strcmp(expected, name) == 0;
 }
 
-bool phx_gguf_name(const char *name, char out[PHX_GGUF_NAME_BYTES], bool *out_interleaved)
+/* The row whose name in a checkpoint is `name`; NULL: none. */
+static const struct name_row *row_of(const struct phx_config *config, const char *name,
+                                     int64_t numbers[2])
 {
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        int64_t layer = 0;
-        if (rows[i].kind == STACKED || !matches(rows[i].huggingface, name, &layer)) continue;
-        fill(rows[i].gguf, &layer, out, PHX_GGUF_NAME_BYTES);
-        *out_interleaved = rows[i].kind == HEADS;
-        return true;
-    }
-    return false;
+    for (int i = 0; i < N_ROWS; i++)
+        if ((!rows[i].wanted || rows[i].wanted(config)) &&
+            matches(rows[i].huggingface, name, numbers))
+            return &rows[i];
+    return NULL;
+}
+
+bool phx_gguf_place(const struct phx_config *config, const char *name, struct phx_gguf_place *out)
+{
+    int64_t numbers[2] = {0, 0};
+    const struct name_row *row = row_of(config, name, numbers);
+    if (!row) return false;
+    *out = (struct phx_gguf_place){
+        .heads = row->kind == HEADS,
+        .stacked = row->kind == STACKED,
+        .is_vector = row->kind == FLAT,
+        .is_router = row->kind == ROUTER || row->kind == FLAT,
+        .layer = numbers[0],
+        .expert = numbers[1],
+    };
+    fill(row->gguf, numbers, out->name, sizeof out->name);
+    return true;
+}
+
+void phx_gguf_expert_name(const struct phx_config *config, const char *name, int64_t expert,
+                          char out[PHX_GGUF_NAME_BYTES])
+{
+    int64_t numbers[2] = {0, 0};
+    const struct name_row *row = row_of(config, name, numbers);
+    PHX_ASSERT(row != NULL && row->kind == STACKED);
+    numbers[1] = expert;
+    fill(row->huggingface, numbers, out, PHX_GGUF_NAME_BYTES);
 }
 
 /* ---- a file's tensors ---- */
 
 struct list {
-    const struct phx_gguf *gguf;
     const struct phx_gguf_family *family;
-    int64_t head_dim;
+    struct phx_config *config;
     struct phx_file_tensor *tensors;
     size_t n, capacity;
 };
@@ -136,16 +232,34 @@ static enum phx_status add_stacked(struct list *list, struct phx_file_tensor ten
     return PHX_OK;
 }
 
+/* What the config says. */
+static bool is_left_out(const char *name)
+{
+    static const char *const names[] = {"rope_freqs.weight", "rope_factors_short.weight",
+                                        "rope_factors_long.weight"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0) return true;
+    return false;
+}
+
 static enum phx_status add_as_called(struct list *list, struct phx_file_tensor tensor)
 {
-    if (strcmp(tensor.name, rope_freqs) == 0) return PHX_OK;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        int64_t layer = 0;
+    if (is_left_out(tensor.name)) return PHX_OK;
+    for (int i = 0; i < N_ROWS; i++) {
+        const struct name_row *row = &rows[i];
+        int64_t numbers[2] = {0, 0};
         char name[PHX_GGUF_NAME_BYTES];
-        if (!matches(rows[i].gguf, tensor.name, &layer)) continue;
-        if (rows[i].kind == STACKED) return add_stacked(list, tensor, rows[i].huggingface, layer);
-        if (rows[i].kind == HEADS && list->family->interleaves) tensor.head_rows = list->head_dim;
-        fill(rows[i].huggingface, &layer, name, sizeof name);
+        if (row->wanted && !row->wanted(list->config)) continue;
+        if (!matches(row->gguf, tensor.name, numbers)) continue;
+        if (row->kind == STACKED) return add_stacked(list, tensor, row->huggingface, numbers[0]);
+        if (row->kind == HEADS && list->family->interleaves)
+            tensor.head_rows = list->config->layers[0].shape.head_dim;
+        if (row->kind == FLAT && tensor.n_dims == 1) {
+            tensor.n_dims = 2;
+            tensor.shape[1] = tensor.shape[0];
+            tensor.shape[0] = 1;
+        }
+        fill(row->huggingface, numbers, name, sizeof name);
         return add(list, tensor, name);
     }
     return add(list, tensor, tensor.name);
@@ -160,20 +274,19 @@ static int by_name(const void *a, const void *b)
 enum phx_status phx_gguf_model_tensors(const struct phx_gguf *gguf, struct phx_file_tensor **out,
                                        size_t *out_n)
 {
-    struct list list = {.gguf = gguf};
-    struct phx_config *config = NULL;
+    struct list list = {.n = 0};
     enum phx_status status;
     PHX_TRY(phx_gguf_family(gguf, &list.family));
-    PHX_TRY(phx_gguf_config(gguf, &config));
-    list.head_dim = config->layers[0].shape.head_dim;
-    phx_config_destroy(config);
+    PHX_TRY(phx_gguf_config(gguf, &list.config));
     for (size_t i = 0; i < phx_gguf_tensor_count(gguf); i++)
         PHX_TRY_GOTO(add_as_called(&list, *phx_gguf_tensor_at(gguf, i)), failed);
     if (list.n > 0) qsort(list.tensors, list.n, sizeof *list.tensors, by_name);
+    phx_config_destroy(list.config);
     *out = list.tensors;
     *out_n = list.n;
     return PHX_OK;
 failed:
+    phx_config_destroy(list.config);
     phx_safetensors_free_header(list.tensors, list.n);
     return status;
 }

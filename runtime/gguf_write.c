@@ -106,6 +106,22 @@ void phx_gguf_write_f32(struct phx_gguf_writer *writer, const char *key, const c
     put_number(&writer->keys, phx_bits_from_f32(value), 4);
 }
 
+void phx_gguf_write_bool(struct phx_gguf_writer *writer, const char *key, const char *prefix,
+                         bool value)
+{
+    put_key(writer, key, prefix, PHX_GGUF_BOOL);
+    put_number(&writer->keys, value, 1);
+}
+
+void phx_gguf_write_bools(struct phx_gguf_writer *writer, const char *key, const char *prefix,
+                          const bool *values, size_t n)
+{
+    put_key(writer, key, prefix, PHX_GGUF_ARRAY);
+    put_number(&writer->keys, PHX_GGUF_BOOL, 4);
+    put_number(&writer->keys, n, 8);
+    for (size_t i = 0; i < n; i++) put_number(&writer->keys, values[i], 1);
+}
+
 void phx_gguf_write_text(struct phx_gguf_writer *writer, const char *key, const char *prefix,
                          const char *text, size_t bytes)
 {
@@ -131,17 +147,20 @@ static uint32_t type_number(enum phx_dtype dtype)
 }
 
 void phx_gguf_write_tensor(struct phx_gguf_writer *writer, const char *name, enum phx_dtype dtype,
-                           int64_t rows, int64_t cols)
+                           int n_dims, const int64_t *shape)
 {
     struct bytes *b = &writer->tensors;
-    PHX_ASSERT(writer->n_written == 0);
+    int64_t elements = 1;
+    PHX_ASSERT(writer->n_written == 0 && n_dims >= 1 && n_dims <= 4);
     put_text(b, name, strlen(name));
-    put_number(b, rows > 0 ? 2 : 1, 4);
-    put_number(b, (uint64_t)cols, 8);
-    if (rows > 0) put_number(b, (uint64_t)rows, 8);
+    put_number(b, (uint64_t)n_dims, 4);
+    for (int d = n_dims - 1; d >= 0; d--) {
+        put_number(b, (uint64_t)shape[d], 8);
+        elements *= shape[d];
+    }
     put_number(b, type_number(dtype), 4);
     put_number(b, writer->data_bytes, 8);
-    writer->data_bytes += padded((size_t)(rows > 0 ? rows : 1) * phx_dtype_bytes(dtype, cols));
+    writer->data_bytes += padded(phx_dtype_bytes(dtype, elements));
     writer->n_tensors++;
 }
 

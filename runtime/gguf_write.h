@@ -21,12 +21,17 @@ void phx_gguf_write_u32(struct phx_gguf_writer *writer, const char *key, const c
                         uint32_t value);
 void phx_gguf_write_f32(struct phx_gguf_writer *writer, const char *key, const char *prefix,
                         float value);
+void phx_gguf_write_bool(struct phx_gguf_writer *writer, const char *key, const char *prefix,
+                         bool value);
+/// An array of `n`.
+void phx_gguf_write_bools(struct phx_gguf_writer *writer, const char *key, const char *prefix,
+                          const bool *values, size_t n);
 void phx_gguf_write_text(struct phx_gguf_writer *writer, const char *key, const char *prefix,
                          const char *text, size_t bytes);
 
-/// A tensor of [rows, cols], of [cols] if rows is 0; `dtype` one that weights may have.
+/// A tensor, its shape outermost first; `dtype` one that weights may have.
 void phx_gguf_write_tensor(struct phx_gguf_writer *writer, const char *name, enum phx_dtype dtype,
-                           int64_t rows, int64_t cols);
+                           int n_dims, const int64_t *shape);
 /// The whole data of the next tensor. The first call ends the header.
 void phx_gguf_write_data(struct phx_gguf_writer *writer, const void *data, size_t bytes);
 /// After the data of all tensors. What failed before is told here.

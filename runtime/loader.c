@@ -2,9 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "kernels/base/blocks.h"
 #include "kernels/base/check.h"
@@ -164,7 +162,8 @@ void phx_weights_destroy(struct phx_weights *weights)
 struct filling {
     struct phx_stream *stream;
     const struct phx_load_options *options; /* may be NULL */
-    size_t done_bytes, total_bytes;         /* read from files, to be read */
+    size_t done_bytes, total_bytes;         /* of this rank's, read from files and to be read */
+    size_t fetch_bytes;                     /* as in struct phx_load_report */
     char *vectors;                          /* the buffer of all vectors, on the host */
 };
 
@@ -181,15 +180,8 @@ enum { CHUNK_BYTES = 16 << 20 }; /* between two calls of progress */
  * what came before is copied. */
 static const size_t ahead_bytes = (size_t)64 << 20;
 
-/* A rectangle of a file: rows pitch_bytes apart. Not aligned to anything. */
-struct rectangle {
-    const char *data;
-    size_t pitch_bytes, row_bytes;
-    int64_t rows;
-};
-
 /* Rows [row, row + rows) of a part, or as many as there are and lie evenly in the file. */
-static struct rectangle rectangle_of(const struct phx_weight_part *part, int64_t row, int64_t rows)
+static struct phx_file_rows rows_of(const struct phx_weight_part *part, int64_t row, int64_t rows)
 {
     enum phx_dtype dtype = (enum phx_dtype)part->tensor->dtype;
     int64_t left = phx_interval_length(part->rows) - row,
@@ -201,27 +193,20 @@ static struct rectangle rectangle_of(const struct phx_weight_part *part, int64_t
         if (left > half - first % half) left = half - first % half;
         first = phx_file_tensor_row(part->tensor, first);
     }
-    return (struct rectangle){
+    return (struct phx_file_rows){
+        .tensor = part->tensor,
         .data = (const char *)part->tensor->data + (size_t)first * pitch +
                 phx_dtype_bytes(dtype, cols.begin),
         .pitch_bytes = half > 0 ? 2 * pitch : pitch,
         .row_bytes = phx_dtype_bytes(dtype, phx_interval_length(cols)),
         .rows = rows < left ? rows : left,
+        .between = half > 0,
     };
 }
 
-static size_t rectangle_bytes(struct rectangle r)
+static size_t bytes_of(const struct phx_file_rows *rows)
 {
-    return (size_t)r.rows * r.row_bytes;
-}
-
-/* Advice about the pages of a rectangle, gaps included: they are other ranks'. A refusal changes
- * nothing. */
-static void advise(struct rectangle r, int advice)
-{
-    size_t into_page = (uintptr_t)r.data % (size_t)sysconf(_SC_PAGESIZE);
-    size_t bytes = (size_t)(r.rows - 1) * r.pitch_bytes + r.row_bytes;
-    (void)madvise((char *)r.data - into_page, into_page + bytes, advice);
+    return (size_t)rows->rows * rows->row_bytes;
 }
 
 /* All that is to be read, in the order of the walk, in chunks. Plain data, as the walk is. */
@@ -237,7 +222,7 @@ struct chunk {
     const struct phx_weight_place *place; /* the reader's, until its next chunk */
     const struct phx_weight_part *part;   /* of it */
     enum phx_dtype dtype;
-    struct rectangle from;
+    struct phx_file_rows from;
     int64_t offset; /* in the place: rows, of a vector columns */
     float added;    /* to each value of a vector */
 };
@@ -261,17 +246,17 @@ static bool next_chunk(struct reader *r, struct chunk *out)
             continue;
         }
         const struct phx_weight_part *part = &r->place.parts[r->part];
-        struct rectangle all = rectangle_of(part, r->part_row, INT64_MAX);
-        if (rectangle_bytes(all) == 0) {
+        struct phx_file_rows all = rows_of(part, r->part_row, INT64_MAX);
+        if (bytes_of(&all) == 0) {
             next_part(r);
             continue;
         }
-        int64_t rows = CHUNK_BYTES / (int64_t)all.row_bytes + 1;
+        int64_t rows = CHUNK_BYTES / (int64_t)phx_file_row_fetch(&all) + 1;
         *out = (struct chunk){
             .place = &r->place,
             .part = part,
             .dtype = (enum phx_dtype)part->tensor->dtype,
-            .from = rectangle_of(part, r->part_row, rows),
+            .from = rows_of(part, r->part_row, rows),
             .offset = r->offset + r->part_row,
             .added = phx_weight_row_offset(part->row, r->walk.config),
         };
@@ -280,20 +265,35 @@ static bool next_chunk(struct reader *r, struct chunk *out)
     }
 }
 
-static void read_vector(const struct chunk *chunk, float *to)
+static void read_vector(const struct chunk *chunk, const char *from, float *to)
 {
     const size_t each = phx_dtype_bytes(chunk->dtype, 1);
     int64_t n = phx_interval_length(chunk->part->cols), first = chunk->part->cols.begin;
     for (int64_t i = 0; i < n; i++) {
         int64_t in_file = phx_file_tensor_row(chunk->part->tensor, first + i) - first;
-        phx_values_widen(chunk->dtype, chunk->from.data + in_file * (int64_t)each, 1, &to[i]);
+        phx_values_widen(chunk->dtype, from + in_file * (int64_t)each, 1, &to[i]);
         to[i] += chunk->added;
     }
 }
 
+static enum phx_status read_chunk(struct phx_file_reader *files, const struct chunk *chunk,
+                                  struct filling *filling, struct phx_weights *weights)
+{
+    const char *data;
+    size_t pitch;
+    PHX_TRY(phx_file_reader_get(files, &chunk->from, &data, &pitch));
+    if (chunk->place->is_vector)
+        read_vector(chunk, data, vector_on_host(filling, chunk->place) + chunk->offset);
+    else
+        PHX_TRY(phx_weight_write(filling->stream, *matrix_at(weights, chunk->place), chunk->offset,
+                                 chunk->from.rows, chunk->dtype, data, pitch));
+    phx_file_reader_done(files, &chunk->from);
+    return PHX_OK;
+}
+
 /* Gives the pages of each chunk back: a load takes little more memory than the weights. */
-static enum phx_status read_all(struct phx_weight_walk walk, struct filling *filling,
-                                struct phx_weights *weights)
+static enum phx_status read_chunks(struct phx_weight_walk walk, struct phx_file_reader *files,
+                                   struct filling *filling, struct phx_weights *weights)
 {
     const struct phx_load_options *options = filling->options;
     struct reader reader = {.walk = walk}, ahead = reader;
@@ -302,21 +302,27 @@ static enum phx_status read_all(struct phx_weight_walk walk, struct filling *fil
     while (next_chunk(&reader, &chunk)) {
         struct chunk next;
         while (asked < filling->done_bytes + ahead_bytes && next_chunk(&ahead, &next)) {
-            advise(next.from, MADV_WILLNEED);
-            asked += rectangle_bytes(next.from);
+            phx_file_reader_ahead(files, &next.from);
+            asked += bytes_of(&next.from);
         }
-        if (chunk.place->is_vector)
-            read_vector(&chunk, vector_on_host(filling, chunk.place) + chunk.offset);
-        else
-            PHX_TRY(phx_weight_write(filling->stream, *matrix_at(weights, chunk.place),
-                                     chunk.offset, chunk.from.rows, chunk.dtype, chunk.from.data,
-                                     chunk.from.pitch_bytes));
-        advise(chunk.from, MADV_DONTNEED);
-        filling->done_bytes += rectangle_bytes(chunk.from);
+        PHX_TRY(read_chunk(files, &chunk, filling, weights));
+        filling->done_bytes += bytes_of(&chunk.from);
         if (options && options->progress)
             options->progress(options->progress_user, filling->done_bytes, filling->total_bytes);
     }
     return PHX_OK;
+}
+
+static enum phx_status read_all(struct phx_weight_walk walk, struct filling *filling,
+                                struct phx_weights *weights)
+{
+    enum phx_load_mode mode = filling->options ? filling->options->mode : PHX_LOAD_MODE_AUTO;
+    struct phx_file_reader *files = NULL;
+    PHX_TRY(phx_file_reader_create(walk.checkpoint, mode, &files));
+    enum phx_status status = read_chunks(walk, files, filling, weights);
+    filling->fetch_bytes = phx_file_reader_fetched(files);
+    phx_file_reader_destroy(files);
+    return status;
 }
 
 /* ---- values without one ---- */
@@ -415,6 +421,7 @@ static enum phx_status create_and_fill(struct phx_weight_walk walk, struct phx_s
     PHX_TRY_GOTO(create(walk, device, by_kind[PHX_WEIGHT_VECTORS], weights), failed);
     PHX_TRY_GOTO(fill(walk, &filling, weights), failed);
     report->read_bytes = filling.done_bytes;
+    report->fetch_bytes = filling.fetch_bytes;
     report->seconds = seconds_now() - begin;
     *out = weights;
     return PHX_OK;

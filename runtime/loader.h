@@ -8,10 +8,12 @@
 #include "kernels/device.h"
 #include "parallel/shard_plan.h"
 #include "runtime/config.h"
+#include "runtime/file_reader.h"
 #include "runtime/safetensors.h"
 #include "runtime/weights.h"
 
 struct phx_load_options {
+    enum phx_load_mode mode;
     /// Called now and then with bytes done and to do, from the calling thread; may be NULL.
     void (*progress)(void *user, size_t done_bytes, size_t total_bytes);
     void *progress_user;
@@ -19,7 +21,8 @@ struct phx_load_options {
 
 struct phx_load_report {
     size_t file_bytes;   ///< of all files of the checkpoint; 0 for dummy weights
-    size_t read_bytes;   ///< that this rank read from them
+    size_t read_bytes;   ///< of them that are this rank's
+    size_t fetch_bytes;  ///< that it read for that: rows whole where that is faster
     size_t device_bytes; ///< taken on the device
     double seconds;
 };

@@ -52,7 +52,6 @@ static double angle_of(const struct phx_reference *r, const struct phx_rope_conf
         bool is_long = r->config->context > rope->original_max_positions;
         frequency /= rope->factors[(is_long ? rope->rotated / 2 : 0) + i];
     }
-    if (rope->divisors) frequency /= (double)rope->divisors[i];
     float kept = (float)frequency;
     if (r->options.inv_freq == PHX_BF16) kept = phx_f32_from_bf16(phx_bf16_from_f32(kept));
     return (float)position * kept;

@@ -95,9 +95,19 @@ enum phx_status phx_request_create(const struct phx_request_options *options,
     memcpy(r->ids, options->prompt_ids, (size_t)options->n_prompt * sizeof *r->ids);
     r->options.prompt_ids = r->ids;
     r->n_ids = r->n_planned = options->n_prompt;
+    r->n_hold = INT32_MAX;
     r->slot = -1;
     *out = r;
     return PHX_OK;
+}
+
+void phx_request_seek(struct phx_request *request, int32_t n_computed)
+{
+    PHX_ASSERT(request->n_steps == 0 && request->finish == PHX_FINISH_NONE);
+    PHX_ASSERT(n_computed >= 0 && n_computed < request->options.n_prompt);
+    request->n_ids = request->n_planned = request->options.n_prompt;
+    request->n_computed = request->n_reported = n_computed;
+    request->ending = PHX_FINISH_NONE;
 }
 
 void phx_request_destroy(struct phx_request *request)

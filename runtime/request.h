@@ -60,6 +60,8 @@ struct phx_request {
     int32_t n_computed;       ///< leading positions whose K and V are in the cache
     int32_t n_reported;       ///< leading positions whose outputs have been handed out
     int32_t n_steps;          ///< steps under way that it is part of
+    int32_t n_hold;           ///< positions from here on wait, until whoever submitted it raises
+                              ///< this; INT32_MAX at first
     int32_t slot;             ///< -1: waiting or finished
     bool cancelled;           ///< ends at once, wanted logits or not
     enum phx_finish ending;   ///< why no further token is drawn; NONE: one is
@@ -75,6 +77,11 @@ int32_t phx_request_id_at(const struct phx_request *request, int32_t position);
 enum phx_status phx_request_create(const struct phx_request_options *options,
                                    struct phx_request **out);
 void phx_request_destroy(struct phx_request *request);
+
+/// For measuring: forget what was drawn and go on at position n_computed of the prompt, as if what
+/// lies before were in the cache, be it from an earlier pass or not. 0 <= n_computed < n_prompt.
+/// Before it is submitted, or while it is held and nothing of it is under way.
+void phx_request_seek(struct phx_request *request, int32_t n_computed);
 
 /// Stop after the current output. The finish is `finish` (STOP for a stop string).
 void phx_request_cancel(struct phx_request *request, enum phx_finish finish);

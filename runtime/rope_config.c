@@ -358,7 +358,6 @@ void phx_config_inv_freq(const struct phx_config *config, int32_t layer, float *
         if (rope->kind == PHX_ROPE_LLAMA3) frequency = llama3_scaled(rope, frequency);
         if (rope->kind == PHX_ROPE_YARN) frequency = yarn_scaled(rope, i, frequency);
         if (rope->kind == PHX_ROPE_LONGROPE) frequency /= rope->factors[is_long ? half + i : i];
-        if (rope->divisors) frequency /= (double)rope->divisors[i];
         inv_freq[i] = (float)frequency;
     }
     *attention_factor = (float)rope->attention_factor;

@@ -73,6 +73,9 @@ const struct phx_file_tensor *phx_checkpoint_find(const struct phx_checkpoint *c
 size_t phx_checkpoint_count(const struct phx_checkpoint *checkpoint);
 const struct phx_file_tensor *phx_checkpoint_at(const struct phx_checkpoint *checkpoint,
                                                 size_t index);
+/// The first byte of the file that the tensor is in.
+const void *phx_checkpoint_mapping(const struct phx_checkpoint *checkpoint,
+                                   const struct phx_file_tensor *tensor);
 /// Bytes of all files.
 size_t phx_checkpoint_bytes(const struct phx_checkpoint *checkpoint);
 

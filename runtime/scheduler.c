@@ -159,6 +159,8 @@ static struct phx_scheduled fit(const struct phx_scheduler *s, struct phx_reques
     e.position = r->n_computed;
     e.n_rows = r->n_planned - r->n_computed;
     if (e.n_rows > rows_left) e.n_rows = rows_left;
+    if (e.n_rows > r->n_hold - r->n_computed) e.n_rows = r->n_hold - r->n_computed;
+    if (e.n_rows <= 0) return (struct phx_scheduled){.request = r};
     if (r->options.want_all_logits) {
         /* Row p reports position p + 1; the positions before n_reported have been reported. */
         int32_t silent = r->n_reported - r->n_computed - 1;

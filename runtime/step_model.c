@@ -81,9 +81,11 @@ static void add_attention(const struct phx_config *config, const struct phx_shar
     int64_t kv = phx_interval_length(phx_shard_plan_interval(plan, rank, layer, PHX_DIM_KV));
     int64_t keys = shape->length; /* that any row sees */
     if (window > 0 && window + shape->n_rows - 1 < keys) keys = window + shape->n_rows - 1;
-    out->read_bytes += 2.0 * (double)(shape->n_seqs * keys) * (double)phx_dtype_bytes(kv_dtype, kv);
-    out->operations += 4.0 * (double)(shape->n_seqs * q) *
-                       keys_seen(shape->length - shape->n_rows, shape->length, window);
+    out->cache_bytes +=
+        2.0 * (double)(shape->n_seqs * keys) * (double)phx_dtype_bytes(kv_dtype, kv);
+    out->n_attentions++;
+    out->attention_operations += 4.0 * (double)(shape->n_seqs * q) *
+                                 keys_seen(shape->length - shape->n_rows, shape->length, window);
 }
 
 /* What part of a weight `rows` rows read, and how many of its products they make: of experts, the
@@ -96,8 +98,9 @@ static void add_weight(const struct phx_config *config, const struct phx_weight_
         used = (double)config->n_chosen / config->layers[place->layer].shape.n_experts;
         touched = 1 - pow(1 - used, rows);
     }
-    out->read_bytes += touched * bytes;
-    out->operations += 2.0 * used * rows * (double)(place->shape.rows * place->shape.cols);
+    out->weight_bytes += touched * bytes;
+    out->n_products++;
+    out->product_operations += 2.0 * used * rows * (double)(place->shape.rows * place->shape.cols);
 }
 
 void phx_step_work_of(const struct phx_config *config, const struct phx_shard_plan *plan,
@@ -132,7 +135,7 @@ void phx_step_work_of(const struct phx_config *config, const struct phx_shard_pl
 
 /* ---- time ---- */
 
-static double sum_seconds(const struct phx_sum_constants *c, double factor, double bytes)
+static double sum_s(const struct phx_sum_constants *c, double factor, double bytes)
 {
     return c->latency_s + factor * bytes / c->bytes_s;
 }
@@ -140,11 +143,64 @@ static double sum_seconds(const struct phx_sum_constants *c, double factor, doub
 double phx_step_seconds(const struct phx_gpu_kind *kind, int size, const struct phx_step_work *work)
 {
     PHX_ASSERT(size >= 1 && size <= PHX_STEP_MODEL_MAX_RANKS);
-    double seconds =
-        fmax(work->read_bytes / kind->read_bytes_s, work->operations / kind->operations_s);
+    double seconds = fmax(phx_step_read_bytes(work) / kind->read_bytes_s,
+                          phx_step_operations(work) / kind->operations_s);
     if (work->n_sums == 0) return seconds;
     double bytes = (double)work->sum_bytes / (double)work->n_sums, others = size - 1;
-    double ring = sum_seconds(&kind->ring, 2 * others / (1 + others), bytes);
-    double direct = sum_seconds(&kind->direct, others, bytes);
+    double ring = sum_s(&kind->ring, 2 * others / (1 + others), bytes);
+    double direct = sum_s(&kind->direct, others, bytes);
     return seconds + (double)work->n_sums * fmin(ring, direct);
+}
+
+/* ---- on other ranks ---- */
+
+static double ring_factor(int size)
+{
+    double others = size - 1;
+    return 2 * others / (1 + others);
+}
+
+double phx_sum_seconds(const struct phx_sum_constants *constants, int size, double bytes)
+{
+    return sum_s(constants, ring_factor(size), bytes);
+}
+
+struct phx_sum_constants phx_sum_fit(int size, double small_bytes, double small_s,
+                                     double large_bytes, double large_s)
+{
+    struct phx_sum_constants c = {small_s, INFINITY};
+    if (!(large_bytes > small_bytes) || !(large_s > small_s)) return c;
+    c.bytes_s = ring_factor(size) * (large_bytes - small_bytes) / (large_s - small_s);
+    c.latency_s = fmax(0, small_s - ring_factor(size) * small_bytes / c.bytes_s);
+    return c;
+}
+
+/* The part of a stage that its operations take to start does not shrink. */
+static double scale_stage(double stage_s, double starts_s, double ratio)
+{
+    double fixed = fmin(starts_s, stage_s);
+    return fixed + (stage_s - fixed) * ratio;
+}
+
+static double ratio(double to, double to_rate, double from, double from_rate)
+{
+    return from > 0 ? to / to_rate / (from / from_rate) : 0;
+}
+
+double phx_step_scale(const struct phx_step_stages *stages, const struct phx_step_work *from,
+                      const struct phx_step_rates *from_rates, const struct phx_step_work *to,
+                      const struct phx_step_rates *to_rates, double one_sum_s)
+{
+    const double to_read = to_rates->read_bytes_s, from_read = from_rates->read_bytes_s;
+    const double to_ops = to_rates->operations_s, from_ops = from_rates->operations_s;
+    double products =
+        fmax(ratio(to->weight_bytes, to_read, from->weight_bytes, from_read),
+             ratio(to->product_operations, to_ops, from->product_operations, from_ops));
+    double attention =
+        fmax(ratio(to->cache_bytes, to_read, from->cache_bytes, from_read),
+             ratio(to->attention_operations, to_ops, from->attention_operations, from_ops));
+    return scale_stage(stages->products_s, (double)from->n_products * stages->start_s, products) +
+           scale_stage(stages->attention_s, (double)from->n_attentions * stages->start_s,
+                       attention) +
+           stages->other_s + (double)to->n_sums * one_sum_s;
 }

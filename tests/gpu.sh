@@ -14,6 +14,7 @@ build=${1:-build/gpu}
 results=${PHX_RESULTS:-bench/results}
 log=$build/gpu-tests.log
 failed=0
+side_by_side=6 # tests that share the GPUs
 limit_s=900 # of a program; a test of ctest has its own, which is less
 
 mkdir -p "$build" "$results"
@@ -36,10 +37,11 @@ step() { # NAME COMMAND...: one line of the summary
         *) verdict="FAILED ($code)" failed=1 ;;
     esac
     printf '%-12s %-44s %5d s\n' "$verdict" "$name" $((SECONDS - start)) | tee -a "$summary"
+    [[ $verdict != FAILED* ]]
 }
 
 run_test() { # NAME: one test of ctest, which ends it at its TIMEOUT; 77 if it is skipped
-    local output=$build/gpu-test.log
+    local output=$build/gpu-test-$1.log
     timeout -k 10 "$limit_s" ctest --test-dir "$build" -R "^$1\$" --output-on-failure \
         --no-tests=error | tee "$output" || return
     ! grep -q '\*\*\*Skipped' "$output" || return 77
@@ -66,26 +68,43 @@ sanitize_generate() { # TOOL: steps as graphs where the tool is quick enough wit
         -m models/demo -p "First Citizen:" "${steps[@]}"
 }
 
+sanitize_all() { # TOOL
+    local failed=0
+    step "$1, test_device_cuda" sanitize "$1" "$build/tests/kernels/test_device_cuda"
+    step "$1, test_ops_cuda" sanitize_ops "$1"
+    step "$1, generate" sanitize_generate "$1"
+    return $failed
+}
+
 summary=$(mktemp)
 : >"$log"
-tests=$(ctest --test-dir "$build" -N -L gpu | sed -n 's/^ *Test *#[0-9]*: //p')
+names() { # OPTION...: of the tests on GPUs
+    ctest --test-dir "$build" -N -L gpu "$@" | sed -n 's/^ *Test *#[0-9]*: //p'
+}
+tests=$(names)
 [ -n "$tests" ] || { echo "no test is labelled gpu"; exit 1; }
+shares=$(names -L shares | tr '\n' ' ')
 parts=${PHX_GPU_PARTS:-tests sanitizers}
 if [[ $parts != *tests* ]]; then
     echo "not run      tests" | tee -a "$summary"
     tests=
 fi
 for test in $tests; do
-    step "$test" run_test "$test"
+    [[ " $shares " == *" $test "* ]] || continue
+    while [ "$(jobs -rp | wc -l)" -ge $side_by_side ]; do wait -n || failed=1; done
+    step "$test" run_test "$test" &
+done
+for job in $(jobs -p); do wait "$job" || failed=1; done
+for test in $tests; do
+    [[ " $shares " == *" $test "* ]] || step "$test" run_test "$test"
 done
 if [[ $parts != *sanitizers* ]]; then
     echo "not run      sanitizers" | tee -a "$summary"
 elif command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
-        step "$tool, test_device_cuda" sanitize $tool "$build/tests/kernels/test_device_cuda"
-        step "$tool, test_ops_cuda" sanitize_ops $tool
-        step "$tool, generate" sanitize_generate $tool
+        sanitize_all $tool &
     done
+    for job in $(jobs -p); do wait "$job" || failed=1; done
 else
     echo "skipped      compute-sanitizer is not installed" | tee -a "$summary"
 fi

@@ -86,6 +86,11 @@ void phx_cpu_blocks_row(const struct phx_weight *weight, int64_t row, float *to)
 void phx_cpu_blocks_write(struct phx_stream *stream, struct phx_weight *weight, int64_t row,
                           int64_t rows, const void *from, size_t from_pitch);
 
+enum phx_status phx_cpu_probe_fill(struct phx_stream *, struct phx_buffer *);
+enum phx_status phx_cpu_probe_read(struct phx_stream *, const struct phx_buffer *, size_t, size_t,
+                                   struct phx_buffer *);
+enum phx_status phx_cpu_probe_empty(struct phx_stream *, bool);
+double phx_cpu_probe_multiply(struct phx_stream *);
 enum phx_status phx_cpu_embed(struct phx_stream *, const struct phx_embed *);
 enum phx_status phx_cpu_add_norm(struct phx_stream *, const struct phx_add_norm *);
 enum phx_status phx_cpu_linear(struct phx_stream *, const struct phx_linear *);

@@ -277,7 +277,7 @@ enum phx_status phx_cpu_stream_create(struct phx_device *device, const struct ph
 {
     struct phx_cpu_stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a stream's handle");
-    stream->base = (struct phx_stream){device, *limits};
+    stream->base = (struct phx_stream){.device = device, .limits = *limits};
     stream->thread_bytes = thread_bytes(limits);
     stream->scratch_bytes = phx_cpu_stream_scratch_bytes(device, limits);
     void *scratch;

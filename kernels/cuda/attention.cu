@@ -8,6 +8,7 @@
  * Sequences with one row are divided over blocks: attention_divide.cuh. */
 #include "kernels/cuda/attention_divide.cuh"
 #include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/attention_wgmma.cuh"
 
 enum {
     SHARED_BYTES = 96 << 10, /* of a block, on the GPUs that have least */
@@ -80,12 +81,11 @@ static __global__ void __launch_bounds__(THREADS) attend_divided(attention_args 
     extern __shared__ __align__(16) char shared[];
     wait_for_predecessor();
     attention_tile<KV, PAIRS, PER_WARP> tile(a, shared);
-    attend_shares<THREADS>(a, PER_WARP * WARPS,
-                           [&](attention_task t, block_range blocks, int64_t place) {
-                               tile.begin(t);
-                               tile.pass(t, blocks.begin * BLOCK_TILES, blocks.end * BLOCK_TILES);
-                               store_sums(a, t, place, tile);
-                           });
+    attend_shares(a, PER_WARP * WARPS, [&](attention_task t, block_range blocks, int64_t place) {
+        tile.begin(t);
+        tile.pass(t, blocks.begin * BLOCK_TILES, blocks.end * BLOCK_TILES);
+        store_sums(a, t, place, tile);
+    });
 }
 
 /* ---- host ---- */
@@ -168,16 +168,20 @@ extern "C" enum phx_status PHX_ATTENTION(phx_cuda_attention)(struct phx_stream *
     a.in_words = phx_dtype_bytes(kv->k.dtype, kv->head_dim) % 16 == 0 && (uintptr_t)a.k % 16 == 0 &&
                  (uintptr_t)a.v % 16 == 0;
     a.partial = (float *)phx_cuda_stream(stream)->partial;
+    a.share_pitch = phx_cuda_share_pitch(kv->head_dim);
     a.tickets = (unsigned *)phx_cuda_stream(stream)->tickets;
     a.n_workers = phx_cuda_attention_workers(stream->device, kv->n_kv_heads);
     a.layout = view_of(args->layout);
     set_tap(&a, args);
     PHX_TRY(phx_cuda_use(stream->device));
     PHX_ASSERT(kv->head_dim <= PHX_CUDA_MAX_HEAD_DIM && a.layout.n_seqs <= PHX_MAX_SEQS);
+    PHX_ASSERT(kv->k.rows <= UINT32_MAX); /* attention_decode.cu counts so */
     if (a.layout.n_seqs == 0) return PHX_OK;
     const int32_t rows = args->layout->max_seq_rows;
     if (fits_mma(a, kv->k.dtype)) {
-        if (rows > 1) PHX_TRY(PHX_ATTENTION(phx_cuda_attention_mma)(stream, a, kv->k.dtype, rows));
+        bool done = rows <= 1;
+        if (!done) PHX_TRY(PHX_ATTENTION(phx_cuda_attention_wgmma)(stream, a, *kv, rows, &done));
+        if (!done) PHX_TRY(PHX_ATTENTION(phx_cuda_attention_mma)(stream, a, kv->k.dtype, rows));
         return PHX_ATTENTION(phx_cuda_attention_decode)(stream, a, kv->k.dtype);
     }
     return with_type(kv->k.dtype, [&](auto type) {

@@ -35,9 +35,10 @@ struct attention_args {
     int32_t n_heads, n_kv_heads, group, head_dim;
     int32_t window;
     float scale, soft_cap;
-    bool in_words;     ///< keys and values lie at multiples of 16 bytes
-    int32_t n_stages;  ///< 1 or 2: tiles of keys and values in shared memory
-    float *partial;    ///< shares of sequences, [workers + S][Hq][share_pitch()]
+    bool in_words;    ///< keys and values lie at multiples of 16 bytes
+    int32_t n_stages; ///< 1 or 2: tiles of keys and values in shared memory
+    float *partial;   ///< shares of sequences, [workers + S][Hq][share_pitch]
+    int64_t share_pitch;
     unsigned *tickets; ///< [S][kv heads][tiles]: shares of a sequence that are complete; 0 between
     int32_t n_workers; ///< at most, for each KV head
     struct layout_view layout;

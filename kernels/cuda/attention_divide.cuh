@@ -14,76 +14,94 @@
 #include "kernels/cuda/attention_tap.cuh"
 #include "kernels/cuda/block.cuh"
 
-/// Where query `query` of a task is summed at a place: D values, the largest score, the sum of
-/// exponentials.
+/// Where query `query` of a task is summed at a place: D values, then from a multiple of 4 on the
+/// largest score and the sum of exponentials.
 __device__ inline float *share_of(const attention_args &a, const attention_task &t, int64_t place,
                                   int32_t query)
 {
     const int32_t head = t.kv_head * a.group + t.first + query;
-    return a.partial + (place * a.n_heads + head) * (a.head_dim + 2);
+    return a.partial + (place * a.n_heads + head) * a.share_pitch;
 }
 
-__device__ inline bool is_decoded(const attention_args &a, int32_t seq)
+/// The largest score and the sum of exponentials of a share.
+__device__ inline float2 *share_stats(const attention_args &a, float *share)
+{
+    return (float2 *)(share + a.share_pitch - 4);
+}
+
+/// A sequence as the division sees it.
+struct decode_sequence {
+    bool is_decoded; ///< it has one row
+    int32_t slot, length, position;
+    block_range blocks; ///< of keys that its row can see
+};
+
+/// Sequence `seq`, or nothing past the last. All is asked for at once: most often the sequences
+/// have a row each, so that the row of the position is known before seq_rows is.
+__device__ inline decode_sequence read_sequence(const attention_args &a, int32_t seq)
 {
     const struct layout_view &l = a.layout;
-    return l.seq_slot[seq] >= 0 && l.seq_rows[seq + 1] - l.seq_rows[seq] == 1;
+    decode_sequence s = {};
+    if (seq >= l.n_seqs) return s;
+    const int32_t row = l.seq_rows[seq], end = l.seq_rows[seq + 1];
+    s.slot = l.seq_slot[seq];
+    s.length = l.seq_length[seq];
+    s.position = l.positions[min(seq, l.n_rows - 1)];
+    s.is_decoded = s.slot >= 0 && end - row == 1;
+    if (!s.is_decoded) return s;
+    if (row != seq) s.position = l.positions[row];
+    s.blocks = visible_blocks(a, s.length, s.position, s.position);
+    return s;
 }
 
-/// Blocks of keys that a sequence's only row can see; none for others.
-__device__ inline block_range decode_blocks(const attention_args &a, int32_t seq)
+__device__ inline int32_t count_blocks(const decode_sequence &s)
 {
-    const struct layout_view &l = a.layout;
-    if (seq >= l.n_seqs || !is_decoded(a, seq)) return {0, 0};
-    const int32_t position = l.positions[l.seq_rows[seq]];
-    return visible_blocks(a, l.seq_length[seq], position, position);
+    return s.blocks.end - s.blocks.begin;
 }
 
-/// Dividing further would cost more in merging than it saves in reading.
-enum { SHARE_BLOCKS = 4 };
+/// A share of fewer blocks costs more in merging than it saves in reading; and so does a second
+/// share of a sequence of at most WHOLE_BLOCKS.
+enum { SHARE_BLOCKS = 2, WHOLE_BLOCKS = 4 };
 
-__device__ inline int64_t count_workers(int64_t total)
-{
-    const int64_t most = (total + SHARE_BLOCKS - 1) / SHARE_BLOCKS;
-    return most < gridDim.x ? most : gridDim.x;
-}
+/// How blocks are divided over workers: runs of `each`, the first `longer` ones with a block more.
+struct division {
+    int32_t n_workers, each, longer;
 
-/// Where worker w begins, of `total` blocks.
-__device__ inline int64_t worker_begin(int64_t w, int64_t total, int64_t n_workers)
-{
-    return w * total / n_workers;
-}
-
-/// Which worker has a block.
-__device__ inline int64_t worker_of(int64_t block, int64_t total, int64_t n_workers)
-{
-    return ((block + 1) * n_workers - 1) / total;
-}
-
-__device__ inline int64_t count_blocks(const attention_args &a, int64_t *shared)
-{
-    int64_t count = 0;
-    for (int32_t s = threadIdx.x; s < a.layout.n_seqs; s += blockDim.x) {
-        const block_range r = decode_blocks(a, s);
-        count += r.end - r.begin;
+    /// Where worker w begins.
+    __device__ int32_t begin(int32_t w) const
+    {
+        return w * each + min(w, longer);
     }
-    return block_reduce(count, add_op(), shared);
+
+    /// Which worker has a block.
+    __device__ int32_t worker_of(int32_t block) const
+    {
+        const int32_t passed = longer * (each + 1);
+        return block < passed ? block / (each + 1) : longer + (block - passed) / each;
+    }
+};
+
+/// `total` blocks, at most `most` of a sequence.
+__device__ inline division divide(int32_t total, int32_t most)
+{
+    const int32_t share = most <= WHOLE_BLOCKS ? max(most, 1) : (int32_t)SHARE_BLOCKS;
+    division d;
+    d.n_workers = min((total + share - 1) / share, (int32_t)gridDim.x);
+    d.each = d.n_workers > 1 ? total / d.n_workers : total;
+    d.longer = total - d.each * d.n_workers;
+    return d;
 }
 
-/// The sum over threads before this one; all threads call it.
-__device__ inline int64_t scan_before(int64_t x, int64_t *shared)
+/// The sum over lanes up to this one.
+__device__ inline int32_t scan(int32_t x)
 {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int64_t sum = x;
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int offset = 1; offset < 32; offset *= 2) {
-        const int64_t other = __shfl_up_sync(~0u, sum, offset);
-        if (lane >= offset) sum += other;
+        const int32_t other = __shfl_up_sync(~0u, x, offset);
+        if (lane >= offset) x += other;
     }
-    __syncthreads();
-    if (lane == 31) shared[warp] = sum;
-    __syncthreads();
-    for (int w = 0; w < warp; w++) sum += shared[w];
-    return sum - x;
+    return x;
 }
 
 __device__ inline void store_result(const attention_args &a, const attention_task &t, int32_t query,
@@ -115,39 +133,62 @@ __device__ inline void store_summed(const attention_args &a, const attention_tas
     }
     float *to = share_of(a, t, place, query);
     to[d] = value;
-    if (d == 0) to[a.head_dim] = max;
-    if (d == 0) to[a.head_dim + 1] = sum;
+    if (d == 0) *share_stats(a, to) = make_float2(max, sum);
 }
 
-/// The results of a task from its n shares, from `place` on; a warp for a query.
+/// The results of a task from its n shares, from `place` on: a warp for 128 values of a query, a
+/// lane for four of them. Shares are asked for several at a time.
 __device__ inline void merge_shares(const attention_args &a, const attention_task &t, int64_t place,
                                     int32_t n)
 {
-    constexpr int EACH = PHX_CUDA_MAX_HEAD_DIM / 32; /* values of a lane */
-    const int lane = threadIdx.x % 32, n_warps = blockDim.x / 32, dim = a.head_dim;
-    const int64_t step = (int64_t)a.n_heads * (dim + 2);
-    for (int query = threadIdx.x / 32; query < t.n; query += n_warps) {
-        const float *from = share_of(a, t, place, query);
-        float largest = -CUDART_INF_F, sum = 0, value[EACH] = {};
-        for (int32_t i = lane; i < n; i += 32)
-            largest = fmaxf(largest, __ldcg(from + i * step + dim));
+    constexpr int AT_ONCE = 8;
+    const int lane = threadIdx.x % 32, n_warps = blockDim.x / 32;
+    const int turns = (a.head_dim + 127) / 128; /* of a query */
+    const int64_t step = a.n_heads * a.share_pitch;
+    for (int i = threadIdx.x / 32; i < t.n * turns; i += n_warps) {
+        const int query = i / turns, d = i % turns * 128 + lane * 4;
+        const int column = min(d, a.head_dim - 1) / 4 * 4; /* lanes past the end: any */
+        float *const from = share_of(a, t, place, query);
+        float largest = -CUDART_INF_F, sum = 0, value[4] = {};
+#pragma unroll 1
+        for (int32_t s = lane; s < n; s += 32)
+            largest = fmaxf(largest, __ldcg(&share_stats(a, from + s * step)->x));
         largest = warp_reduce(largest, max_op());
         const float base = largest == -CUDART_INF_F ? 0 : largest;
-#pragma unroll 4
-        for (int32_t i = 0; i < n; i++) {
-            const float *share = from + i * step;
-            const float weight = expf(__ldcg(share + dim) - base);
-            sum = fmaf(__ldcg(share + dim + 1), weight, sum);
+        for (int32_t first = 0; first < n; first += AT_ONCE) {
+            float4 values[AT_ONCE]; /* past the last: that again, with weight 0 */
+            float2 stats[AT_ONCE];
 #pragma unroll
-            for (int j = 0; j < EACH; j++)
-                if (lane + 32 * j < dim)
-                    value[j] = fmaf(__ldcg(share + lane + 32 * j), weight, value[j]);
+            for (int s = 0; s < AT_ONCE; s++) {
+                float *share = from + min(first + s, n - 1) * step;
+                values[s] = __ldcg((const float4 *)(share + column));
+                stats[s] = __ldcg(share_stats(a, share));
+            }
+#pragma unroll
+            for (int s = 0; s < AT_ONCE; s++) {
+                const float weight = first + s < n ? expf(stats[s].x - base) : 0;
+                sum = fmaf(stats[s].y, weight, sum);
+                value[0] = fmaf(values[s].x, weight, value[0]);
+                value[1] = fmaf(values[s].y, weight, value[1]);
+                value[2] = fmaf(values[s].z, weight, value[2]);
+                value[3] = fmaf(values[s].w, weight, value[3]);
+            }
         }
 #pragma unroll
-        for (int j = 0; j < EACH; j++)
-            if (lane + 32 * j < dim)
-                store_summed(a, t, -1, query, lane + 32 * j, value[j], largest, sum);
+        for (int v = 0; v < 4; v++)
+            if (d + v < a.head_dim) store_summed(a, t, -1, query, d + v, value[v], largest, sum);
     }
+}
+
+/// One more ticket, with all that this block wrote and others wrote before theirs.
+__device__ inline unsigned take_ticket(unsigned *ticket)
+{
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+                 : "=r"(before)
+                 : "l"(__cvta_generic_to_global(ticket))
+                 : "memory");
+    return before;
 }
 
 /// After all threads have stored their part of a share: whether the sequence is complete with it.
@@ -159,74 +200,96 @@ __device__ inline bool is_last(const attention_args &a, const attention_task &t,
     if (threadIdx.x == 0) {
         const int64_t tile = (int64_t)t.seq * a.n_kv_heads + t.kv_head;
         unsigned *ticket = a.tickets + tile * gridDim.z + blockIdx.z;
-        __threadfence();
-        last = atomicAdd(ticket, 1) == (unsigned)n_shares - 1;
+        last = take_ticket(ticket) == (unsigned)n_shares - 1;
         if (last) *ticket = 0;
-        __threadfence();
     }
     __syncthreads();
     return last;
 }
 
-/// Sequences that see no key at all, which no worker has.
-__device__ inline void store_unseeing(const attention_args &a, attention_task t, int32_t tile)
+/// A sequence that sees no key at all, which no worker has.
+__device__ inline void store_unseeing(const attention_args &a, const attention_task &t)
 {
-    t.kv_head = blockIdx.y;
-    t.first = blockIdx.z * tile;
-    t.n = min(a.group - t.first, tile);
-    for (t.seq = blockIdx.x; t.seq < a.layout.n_seqs; t.seq += gridDim.x) {
-        const block_range blocks = decode_blocks(a, t.seq);
-        if (!is_decoded(a, t.seq) || blocks.begin < blocks.end) continue;
-        for (int i = threadIdx.x; i < t.n * a.head_dim; i += blockDim.x)
-            store_result(a, t, i / a.head_dim, i % a.head_dim, 0);
-        if ((int)threadIdx.x < t.n) store_sum(a, t, threadIdx.x, -CUDART_INF_F, 0);
+    for (int i = threadIdx.x; i < t.n * a.head_dim; i += blockDim.x)
+        store_result(a, t, i / a.head_dim, i % a.head_dim, 0);
+    if ((int)threadIdx.x < t.n) store_sum(a, t, threadIdx.x, -CUDART_INF_F, 0);
+}
+
+/// What all sequences have, a lane a sequence; those that see no key are done with.
+__device__ inline division divide_all(const attention_args &a, attention_task t)
+{
+    int32_t total = 0, most = 0;
+    for (int32_t batch = 0; batch < a.layout.n_seqs; batch += 32) {
+        const decode_sequence s = read_sequence(a, batch + threadIdx.x % 32);
+        total += count_blocks(s);
+        most = max(most, count_blocks(s));
+        unsigned unseeing = __ballot_sync(~0u, s.is_decoded && count_blocks(s) == 0);
+        for (; unseeing != 0; unseeing &= unseeing - 1) {
+            t.seq = batch + __ffs(unseeing) - 1;
+            if (t.seq % gridDim.x == blockIdx.x) store_unseeing(a, t);
+        }
+    }
+    return divide(warp_reduce(total, add_op()), warp_reduce(most, max_op()));
+}
+
+/// The sequence that has block `block` of all, a lane a sequence; `before`: blocks before its own.
+__device__ inline int32_t find_sequence(const attention_args &a, int32_t block, int32_t *before)
+{
+    int32_t passed = 0;
+    for (int32_t batch = 0;; batch += 32) {
+        const int32_t n = count_blocks(read_sequence(a, batch + threadIdx.x % 32));
+        const int32_t end = passed + scan(n);
+        const unsigned reached = __ballot_sync(~0u, end > block);
+        if (reached != 0) {
+            *before = __shfl_sync(~0u, end - n, __ffs(reached) - 1);
+            return batch + __ffs(reached) - 1;
+        }
+        passed = __shfl_sync(~0u, end, 31);
     }
 }
 
 /// All of this block's work, for tiles of at most `tile` queries: sum(task, blocks, place) is
 /// called by all threads for each sequence of which this worker has blocks, and stores what it sums
-/// over them at that place. THREADS: of the block.
-template <int THREADS, typename Sum>
+/// over them at that place. Every warp finds the work for itself.
+template <typename Sum>
 __device__ inline void attend_shares(const attention_args &a, int32_t tile, Sum sum)
 {
-    __shared__ int64_t sums[32];
-    __shared__ int64_t before[THREADS + 1]; /* blocks of sequences before each of a batch */
     if (blockIdx.x + blockIdx.y + blockIdx.z == 0 && threadIdx.x == 0) tap_call(a);
+    const bool alone = a.layout.n_seqs == 1;
     attention_task t = {};
-    store_unseeing(a, t, tile);
-    const int64_t total = count_blocks(a, sums);
-    const int64_t n_workers = count_workers(total), w = blockIdx.x;
-    if (w >= n_workers) return;
-    const int64_t begin = worker_begin(w, total, n_workers);
-    const int64_t end = worker_begin(w + 1, total, n_workers);
-    int64_t passed = 0;
-    for (int32_t batch = 0; batch < a.layout.n_seqs && passed < end; batch += THREADS) {
-        const block_range own = decode_blocks(a, batch + threadIdx.x);
-        const int64_t n = own.end - own.begin, mine = passed + scan_before(n, sums);
-        before[threadIdx.x] = mine;
-        if (threadIdx.x == THREADS - 1) before[THREADS] = mine + n;
-        __syncthreads();
-        for (int i = 0; i < THREADS && batch + i < a.layout.n_seqs; i++) {
-            const int64_t low = max(begin, before[i]), high = min(end, before[i + 1]);
-            if (low >= high) continue;
-            t.seq = batch + i;
-            t.slot = a.layout.seq_slot[t.seq];
-            t.length = a.layout.seq_length[t.seq];
-            t.kv_head = blockIdx.y;
-            t.first = blockIdx.z * tile;
-            t.n = min(a.group - t.first, tile);
-            t.lowest = t.highest = a.layout.positions[a.layout.seq_rows[t.seq]];
-            const int64_t first = worker_of(before[i], total, n_workers);
-            const int64_t last = worker_of(before[i + 1] - 1, total, n_workers);
-            const int32_t n_shares = (int32_t)(last - first) + 1;
-            const int32_t shift = (int32_t)(decode_blocks(a, t.seq).begin - before[i]);
-            sum(t, block_range{(int32_t)low + shift, (int32_t)high + shift},
-                n_shares > 1 ? w + t.seq : -1);
-            if (n_shares > 1 && is_last(a, t, n_shares))
-                merge_shares(a, t, first + t.seq, n_shares);
-        }
-        passed = before[THREADS];
-        __syncthreads();
+    t.kv_head = blockIdx.y;
+    t.first = blockIdx.z * tile;
+    t.n = min(a.group - t.first, tile);
+    decode_sequence s;
+    division shares;
+    if (alone) {
+        s = read_sequence(a, 0);
+        const int32_t n = count_blocks(s);
+        shares = divide(n, n);
+        if (s.is_decoded && n == 0 && blockIdx.x == 0) store_unseeing(a, t);
+    } else {
+        shares = divide_all(a, t);
+    }
+    const int32_t w = blockIdx.x;
+    if (w >= shares.n_workers) return;
+    const int32_t begin = shares.begin(w), end = shares.begin(w + 1);
+    int32_t before = 0;
+    if (!alone) t.seq = find_sequence(a, begin, &before);
+    for (; before < end; t.seq++) {
+        if (!alone) s = read_sequence(a, t.seq);
+        const int32_t n = count_blocks(s), shift = s.blocks.begin - before;
+        if (n == 0) continue;
+        t.slot = s.slot;
+        t.length = s.length;
+        t.lowest = t.highest = s.position;
+        const int32_t first = alone ? 0 : shares.worker_of(before);
+        const int32_t last = alone ? shares.n_workers - 1 : shares.worker_of(before + n - 1);
+        const int32_t n_shares = last - first + 1;
+        sum(t, block_range{max(begin, before) + shift, min(end, before + n) + shift},
+            n_shares > 1 ? (int64_t)w + t.seq : -1);
+        if (n_shares > 1 && is_last(a, t, n_shares))
+            merge_shares(a, t, (int64_t)first + t.seq, n_shares);
+        before += n;
     }
 }
 

@@ -102,8 +102,13 @@ enum phx_status phx_cuda_gemv_gated(struct phx_stream *stream,
                                     enum phx_activation activation);
 /// Any types and sizes.
 enum phx_status phx_cuda_gemm(struct phx_stream *stream, const struct phx_cuda_product *product);
-/// Without bias, scale and cap. Sets *done to false, with nothing launched, where cuBLASLt has
-/// nothing to offer.
+/// Without bias and cap: cuBLASLt then scales as well and leaves nothing to do.
+static inline bool phx_cuda_is_finished(const struct phx_cuda_product *p)
+{
+    return p->bias == NULL && p->soft_cap == 0;
+}
+/// Without bias and cap, nor the scale where there are any. Sets *done to false, with nothing
+/// launched, where cuBLASLt has nothing to offer.
 enum phx_status phx_cuda_matmul(struct phx_stream *stream, const struct phx_cuda_product *product,
                                 bool *done);
 enum phx_status phx_cuda_plans_create(struct phx_cuda_plans **out);
@@ -166,6 +171,11 @@ enum phx_status phx_cuda_weight_write_dummy(struct phx_stream *, struct phx_weig
 enum phx_status phx_cuda_weight_read(struct phx_stream *, const struct phx_weight *, int64_t,
                                      int64_t, float *);
 
+enum phx_status phx_cuda_probe_fill(struct phx_stream *, struct phx_buffer *);
+enum phx_status phx_cuda_probe_read(struct phx_stream *, const struct phx_buffer *, size_t, size_t,
+                                    struct phx_buffer *);
+enum phx_status phx_cuda_probe_empty(struct phx_stream *, bool);
+double phx_cuda_probe_multiply(struct phx_stream *);
 enum phx_status phx_cuda_embed(struct phx_stream *, const struct phx_embed *);
 enum phx_status phx_cuda_add_norm(struct phx_stream *, const struct phx_add_norm *);
 enum phx_status phx_cuda_linear(struct phx_stream *, const struct phx_linear *);

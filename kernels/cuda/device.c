@@ -153,7 +153,7 @@ enum phx_status phx_cuda_stream_create(struct phx_device *device, const struct p
                         limits->max_head_dim, PHX_CUDA_MAX_HEAD_DIM);
     struct phx_cuda_stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a stream");
-    stream->base = (struct phx_stream){device, *limits};
+    stream->base = (struct phx_stream){.device = device, .limits = *limits};
     stream->sizes = phx_cuda_scratch_sizes(device, limits);
     enum phx_status status = open_stream(stream);
     if (status != PHX_OK) {

@@ -8,8 +8,9 @@
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/experts.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/plain_tile.cuh"
 
-enum { TILE = 64, HALF = TILE / 2 };
+constexpr int HALF = TILE / 2;
 
 /* ---- tiles ---- */
 
@@ -58,17 +59,10 @@ __device__ inline int64_t weight_row(const struct phx_cuda_experts &e, int32_t e
 
 /* ---- plain ---- */
 
-enum {
-    DEPTH = 16, /* of the inner dimension at a time */
-    SIDE = 16,  /* threads a side, each with 4 x 4 outputs */
-    EACH = TILE / SIDE,
-    PLAIN_THREADS = SIDE * SIDE
-};
-
 template <typename W, typename X, bool GATED>
 __global__ void __launch_bounds__(PLAIN_THREADS) experts_plain(struct phx_cuda_experts e)
 {
-    __shared__ float x[DEPTH][TILE + 1], w[DEPTH][TILE + 1];
+    __shared__ plain_operand x, w;
     const int64_t col = (int64_t)blockIdx.y * (GATED ? HALF : TILE);
     const int down = threadIdx.x / SIDE, across = threadIdx.x % SIDE;
     float acc[EACH][EACH] = {};
@@ -85,18 +79,7 @@ __global__ void __launch_bounds__(PLAIN_THREADS) experts_plain(struct phx_cuda_e
             w[c][r] = inside ? to_f32(((const W *)e.weight)[row * e.pitch + k + c]) : 0;
         }
         __syncthreads();
-        for (int d = 0; d < DEPTH; d++) {
-            float a[EACH], b[EACH];
-#pragma unroll
-            for (int i = 0; i < EACH; i++) {
-                a[i] = x[d][down + i * SIDE];
-                b[i] = w[d][across + i * SIDE];
-            }
-#pragma unroll
-            for (int i = 0; i < EACH; i++)
-#pragma unroll
-                for (int j = 0; j < EACH; j++) acc[i][j] = fmaf(a[i], b[j], acc[i][j]);
-        }
+        multiply_plain(x, w, down, across, acc);
         __syncthreads();
     }
 #pragma unroll

@@ -1,21 +1,18 @@
 /* Products of any types and sizes, on plain f32 arithmetic: what cuBLASLt does not take. And the
  * small kernels around products. */
 #include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/plain_tile.cuh"
 #include "kernels/cuda/types.cuh"
 
 enum {
-    TILE = 64,  /* rows and columns of out that a block computes */
-    DEPTH = 16, /* of the inner dimension at a time */
-    SIDE = 16,  /* threads a side, each with 4 x 4 outputs */
-    EACH = TILE / SIDE,
-    THREADS = SIDE * SIDE,
+    THREADS = PLAIN_THREADS,
     MAX_GRID_Y = 65535,
 };
 
 /* TILE rows of a [rows, in] matrix, DEPTH columns from k on, laid down column by column. */
 template <typename T>
 __device__ inline void load_tile(const T *from, int64_t stride, int64_t row, int64_t rows,
-                                 int64_t k, int64_t in, float (*to)[TILE + 1])
+                                 int64_t k, int64_t in, plain_operand &to)
 {
     for (int i = threadIdx.x; i < TILE * DEPTH; i += THREADS) {
         const int r = i / DEPTH, c = i % DEPTH;
@@ -27,7 +24,7 @@ __device__ inline void load_tile(const T *from, int64_t stride, int64_t row, int
 template <typename W, typename X>
 __global__ void __launch_bounds__(THREADS) gemm(struct phx_cuda_product p)
 {
-    __shared__ float x[DEPTH][TILE + 1], w[DEPTH][TILE + 1];
+    __shared__ plain_operand x, w;
     const int64_t row = (int64_t)blockIdx.y * TILE, col = (int64_t)blockIdx.x * TILE;
     const int down = threadIdx.x / SIDE, across = threadIdx.x % SIDE;
     float acc[EACH][EACH] = {};
@@ -36,18 +33,7 @@ __global__ void __launch_bounds__(THREADS) gemm(struct phx_cuda_product p)
         load_tile((const X *)p.x, p.x_stride, row, p.n, k, p.in, x);
         load_tile((const W *)p.weight, p.in, col, p.n_out, k, p.in, w);
         __syncthreads();
-        for (int d = 0; d < DEPTH; d++) {
-            float a[EACH], b[EACH];
-#pragma unroll
-            for (int i = 0; i < EACH; i++) {
-                a[i] = x[d][down + i * SIDE];
-                b[i] = w[d][across + i * SIDE];
-            }
-#pragma unroll
-            for (int i = 0; i < EACH; i++)
-#pragma unroll
-                for (int j = 0; j < EACH; j++) acc[i][j] = fmaf(a[i], b[j], acc[i][j]);
-        }
+        multiply_plain(x, w, down, across, acc);
         __syncthreads();
     }
 #pragma unroll
@@ -85,25 +71,64 @@ extern "C" enum phx_status phx_cuda_gemm(struct phx_stream *stream,
 
 /* ---- around products: blocks of a row's columns, rows in the grid's other direction ---- */
 
-template <typename T> __global__ void finish_product(struct phx_cuda_product p)
+/* V values of a row, 1 or 8; eight lie at a multiple of 16 bytes. */
+template <typename T> __device__ inline void load_values(const T *from, float (&to)[1])
 {
-    const int64_t c = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    to[0] = to_f32(*from);
+}
+
+template <typename T> __device__ inline void load_values(const T *from, float (&to)[8])
+{
+    widen(load_eight(from), to);
+}
+
+template <typename T> __device__ inline void store_values(T *to, const float (&from)[1])
+{
+    *to = from_f32<T>(from[0]);
+}
+
+template <typename T> __device__ inline void store_values(T *to, const float (&from)[8])
+{
+    eight<T> x;
+#pragma unroll
+    for (int i = 0; i < 8; i++) ((T *)x.words)[i] = from_f32<T>(from[i]);
+#pragma unroll
+    for (int i = 0; i < (int)sizeof(T) / 2; i++) ((uint4 *)to)[i] = x.words[i];
+}
+
+static bool in_eights(const void *x, int64_t stride, int64_t cols)
+{
+    return (uintptr_t)x % 16 == 0 && stride % 8 == 0 && cols % 8 == 0;
+}
+
+template <typename T, int V> __global__ void finish_product(struct phx_cuda_product p)
+{
+    const int64_t c = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * V;
+    float bias[V], x[V];
     wait_for_predecessor();
     if (c >= p.n_out) return;
-    const float bias = p.bias != NULL ? p.bias[c] : 0;
+#pragma unroll
+    for (int v = 0; v < V; v++) bias[v] = p.bias != NULL ? p.bias[c + v] : 0;
     for (int64_t r = blockIdx.y; r < p.n; r += gridDim.y) {
-        T *x = (T *)p.out + r * p.out_stride + c;
-        *x = from_f32<T>(scaled_and_capped(to_f32(*x) + bias, p.scale, p.soft_cap));
+        T *at = (T *)p.out + r * p.out_stride + c;
+        load_values(at, x);
+#pragma unroll
+        for (int v = 0; v < V; v++) x[v] = scaled_and_capped(x[v] + bias[v], p.scale, p.soft_cap);
+        store_values(at, x);
     }
 }
 
 extern "C" enum phx_status phx_cuda_finish_product(struct phx_stream *stream,
                                                    const struct phx_cuda_product *product)
 {
-    return with_type(product->out_dtype, [&](auto type) {
-        return launch(stream, "finish_product",
-                      {grid_of(product->n, product->n_out, THREADS), THREADS},
-                      finish_product<decltype(type)>, *product);
+    const struct phx_cuda_product &p = *product;
+    return with_type(p.out_dtype, [&](auto type) {
+        using T = decltype(type);
+        if (in_eights(p.out, p.out_stride, p.n_out))
+            return launch(stream, "finish_product", {grid_of(p.n, p.n_out / 8, THREADS), THREADS},
+                          finish_product<T, 8>, p);
+        return launch(stream, "finish_product", {grid_of(p.n, p.n_out, THREADS), THREADS},
+                      finish_product<T, 1>, p);
     });
 }
 
@@ -130,19 +155,27 @@ extern "C" enum phx_status phx_cuda_pack(struct phx_stream *stream, enum phx_dty
     });
 }
 
-template <typename T>
+template <typename T, int V>
 __global__ void gate(const T *x, const float *bias, enum phx_activation activation, T *out,
                      int64_t out_stride, int64_t n, int64_t n_gated)
 {
-    const int64_t f = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const int64_t f = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * V;
+    float gate_bias[V], up_bias[V], z[V], up[V];
     wait_for_predecessor();
     if (f >= n_gated) return;
-    const float gate_bias = bias != NULL ? bias[f] : 0;
-    const float up_bias = bias != NULL ? bias[n_gated + f] : 0;
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        gate_bias[v] = bias != NULL ? bias[f + v] : 0;
+        up_bias[v] = bias != NULL ? bias[n_gated + f + v] : 0;
+    }
     for (int64_t r = blockIdx.y; r < n; r += gridDim.y) {
-        const T *row = x + r * 2 * n_gated;
-        float z = activate(activation, to_f32(row[f]) + gate_bias);
-        out[r * out_stride + f] = from_f32<T>(z * (to_f32(row[n_gated + f]) + up_bias));
+        const T *row = x + r * 2 * n_gated + f;
+        load_values(row, z);
+        load_values(row + n_gated, up);
+#pragma unroll
+        for (int v = 0; v < V; v++)
+            z[v] = activate(activation, z[v] + gate_bias[v]) * (up[v] + up_bias[v]);
+        store_values(out + r * out_stride + f, z);
     }
 }
 
@@ -153,7 +186,10 @@ extern "C" enum phx_status phx_cuda_gate(struct phx_stream *stream, enum phx_dty
 {
     return with_type(dtype, [&](auto type) {
         using T = decltype(type);
-        return launch(stream, "gate", {grid_of(n, n_gated, THREADS), THREADS}, gate<T>,
-                      (const T *)x, bias, activation, (T *)out, out_stride, n, n_gated);
+        const bool eights = in_eights(x, 0, n_gated) && in_eights(out, out_stride, n_gated);
+        const int64_t threads = eights ? n_gated / 8 : n_gated;
+        return launch(stream, "gate", {grid_of(n, threads, THREADS), THREADS},
+                      eights ? gate<T, 8> : gate<T, 1>, (const T *)x, bias, activation, (T *)out,
+                      out_stride, n, n_gated);
     });
 }

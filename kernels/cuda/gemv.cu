@@ -1,145 +1,182 @@
-/* Products for a few rows of x: bound by reading the weight, once, in 16-byte loads of which
- * several are under way. A warp computes a few outputs for all rows; x comes from the caches. What
- * a warp reads of the weight first is on its way while the kernel before still runs. */
+/* Products for a few rows of x: bound by reading the weight, once.
+ *
+ * A block takes consecutive outputs, as many as every other block to within one. Its warps share
+ * each row of the weight: a warp has the same columns of all rows, so its part of x stays in
+ * registers, and sums of warps meet in shared memory. What a thread loads first is on its way, or
+ * there, before the kernels that compute x have ended: nothing on a stream writes a weight then
+ * (weight.c).
+ *
+ * Registers are the room for loads under way, and a multiprocessor has them for BLOCKS blocks and
+ * no more. So the grid is what the GPU holds at a time, and no block finds its place taken, or two
+ * where one was meant, whatever else ran when it came. */
+#include <limits.h>
+#include <type_traits>
+
 #include "kernels/cuda/activation.cuh"
-#include "kernels/cuda/block.cuh"
-#include "kernels/cuda/types.cuh"
+#include "kernels/cuda/gemv_ways.cuh"
 
 enum {
-    WARPS = 4,
+    WARPS = 16,
     THREADS = WARPS * 32,
-    STEP = 32 * 8,    /* values of a row that a warp reads at once */
-    BLOCKS_PER_SM = 8 /* about as many fit */
+    PACE = 2 /* loads of a thread under way while the predecessor runs */
 };
 
-struct gemv_args {
-    const void *x;      /* [n, in] */
-    const void *weight; /* [n_rows of it, in] */
-    const float *bias;
-    void *out;
-    enum phx_dtype out_dtype;
-    int64_t in, n_out; /* n_out: columns of out */
-    int64_t x_stride, out_stride;
-    float scale, soft_cap;
-    int n; /* rows of x: at most N */
-    enum phx_activation activation;
-    unsigned n_early; /* blocks that may be there before the predecessor has ended */
+/* How the outputs are dealt to blocks, and a block's rows to its warps. */
+struct gemv_shares {
+    int least, more; /* outputs of a block; blocks that have one more */
+    int split;       /* warps that share a row, a power of 2; the others have other rows */
 };
 
-/* acc[r][i] += sum over steps of 8 values at k, k + STEP, ... of w[r] and x's row i. */
-template <typename W, typename X, int N, int ROWS, int UNROLL>
-__device__ inline void accumulate(const W *const (&w)[ROWS], const X *const (&x)[N], int64_t k,
-                                  float (&acc)[ROWS][N])
+/* Output `out` of row i from its sum and, where GATED, the sum that it gates. */
+template <bool GATED>
+__device__ inline void finish(const struct gemv_args &a, int64_t out, int i, float sum, float gated)
 {
-    eight<W> raw[UNROLL][ROWS];
-#pragma unroll
-    for (int u = 0; u < UNROLL; u++)
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) raw[u][r] = load_streamed(w[r] + k + u * STEP);
-#pragma unroll
-    for (int u = 0; u < UNROLL; u++) {
-        float wide[ROWS][8];
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) widen(raw[u][r], wide[r]);
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            float other[8];
-            widen(load_eight(x[i] + k + u * STEP), other);
-#pragma unroll
-            for (int r = 0; r < ROWS; r++)
-#pragma unroll
-                for (int v = 0; v < 8; v++) acc[r][i] = fmaf(wide[r][v], other[v], acc[r][i]);
-        }
-    }
+    if (a.bias != NULL) sum += a.bias[out];
+    if (GATED && a.bias != NULL) gated += a.bias[a.n_out + out];
+    const float value =
+        GATED ? activate(a.activation, sum) * gated : scaled_and_capped(sum, a.scale, a.soft_cap);
+    store_any(a.out_dtype, a.out, i * a.out_stride + out, value);
 }
 
-/* ROWS rows of the weight a warp; where GATED, the first half of them gates the second. */
-template <typename W, typename X, int N, int ROWS, bool GATED>
-__global__ void __launch_bounds__(THREADS) gemv(struct gemv_args a)
-{
-    constexpr int OUTS = GATED ? ROWS / 2 : ROWS;
-    constexpr int UNROLL = sizeof(W) == 2 && ROWS <= 2 ? 4 : 2;
-    const int lane = threadIdx.x % 32;
-    const int64_t first = ((int64_t)blockIdx.x * WARPS + threadIdx.x / 32) * OUTS;
-    int64_t k = lane * 8;
-    const W *w[ROWS];
-    const X *x[N];
-    float acc[ROWS][N] = {};
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) { /* past the end: the last one again */
-        int64_t out = first + r % OUTS;
-        int64_t row = (out < a.n_out ? out : a.n_out - 1) + (r < OUTS ? 0 : a.n_out);
-        w[r] = (const W *)a.weight + row * a.in;
+/* Rows of the weight that belong to a block; where GATED, a gate and what it gates in turn. */
+template <typename W, bool GATED> struct rows_view {
+    const W *weight;
+    int64_t gated; /* values from a gate's row to the gated one */
+    int in, count;
+
+    /* Eight values of `row` from k on; past an end zeros. */
+    __device__ eight<W> load(int row, int k) const
+    {
+        if (row >= count || k >= in) return {};
+        const int64_t begin = (int64_t)(GATED ? row / 2 : row) * in;
+        return load_streamed(weight + begin + (GATED && row % 2 ? gated : 0) + k);
     }
+};
+
+/* Goes on when `x` has arrived: no load passes a fence that may come. */
+template <typename T> __device__ inline void arrive(const eight<T> &x)
+{
+    if (x.words[0].x == 0x9e3779b9u) __threadfence_block();
+}
+
+/* Computes TILE rows at a time; `parts` alternates so that the block meets once for each. */
+template <typename Way, bool GATED>
+__global__ void __launch_bounds__(THREADS, Way::BLOCKS)
+    gemv(struct gemv_args a, struct gemv_shares shares)
+{
+    using W = typename Way::weight;
+    constexpr int N = Way::N, TILE = Way::GROUPS * Way::ROWS, PER_OUT = GATED ? 2 : 1;
+    __shared__ float parts[2][TILE][WARPS * N + 1];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int part = warp & (shares.split - 1), shift = __ffs(shares.split) - 1;
+    const int group = warp >> shift, groups = WARPS >> shift;
+    const int block = blockIdx.x, n_outs = shares.least + (block < shares.more);
+    const int64_t begin = (int64_t)block * shares.least + min(block, shares.more);
+    const rows_view<W, GATED> rows = {(const W *)a.weight + begin * a.in, a.n_out * a.in, a.in,
+                                      n_outs * PER_OUT};
+    const int step = shares.split * GEMV_STEP, first = part * GEMV_STEP;
+    Way way;
+    eight<W> w[Way::LOADS];
 #pragma unroll
-    for (int i = 0; i < N; i++) x[i] = (const X *)a.x + (i < a.n ? i : a.n - 1) * a.x_stride;
-    if (blockIdx.x < a.n_early)
-#pragma unroll
-        for (int u = 0; u < UNROLL; u++)
-#pragma unroll
-            for (int r = 0; r < ROWS; r++)
-                if (k + u * STEP < a.in) prefetch(w[r] + k + u * STEP);
+    for (int l = 0; l < Way::LOADS; l++) {
+        w[l] = rows.load(way.row(l, lane) * groups + group, first + way.column(l, lane));
+        if (l % PACE == PACE - 1) arrive(w[l]);
+    }
     wait_for_predecessor();
-    if (first >= a.n_out) return;
 
-    for (; k + (UNROLL - 1) * STEP < a.in; k += UNROLL * STEP)
-        accumulate<W, X, N, ROWS, UNROLL>(w, x, k, acc);
-    for (; k < a.in; k += STEP) accumulate<W, X, N, ROWS, 1>(w, x, k, acc);
-
+    bool is_loaded = true;
+    for (int tile = 0, turn = 0; tile < rows.count; tile += TILE, turn ^= 1) {
+        const int tile_end = min(tile + TILE, rows.count);
+        for (int from = 0; from < a.in; from += step) {
+            const int k = from + first;
+            for (int row = tile; row < tile_end; row += Way::ROWS * groups) {
+                if (!is_loaded)
 #pragma unroll
-    for (int r = 0; r < ROWS; r++)
+                    for (int l = 0; l < Way::LOADS; l++)
+                        w[l] = rows.load(row + way.row(l, lane) * groups + group,
+                                         k + way.column(l, lane));
+                is_loaded = false;
+                if (row == tile && (tile == 0 || step < a.in)) way.load(a, k, lane);
+                way.multiply(w, lane, [&](int r, int i, float sum) {
+                    float *to = &parts[turn][row - tile + r * groups + group][part * N + i];
+                    *to = from == 0 ? sum : *to + sum;
+                });
+            }
+        }
+        __syncthreads();
+        for (int t = threadIdx.x; t < (tile_end - tile) / PER_OUT * N; t += THREADS) {
+            const int out = t / N, i = t % N;
+            float sum[PER_OUT] = {};
+            for (int p = 0; p < shares.split; p++)
 #pragma unroll
-        for (int i = 0; i < N; i++) acc[r][i] = warp_reduce(acc[r][i], add_op());
-    if (lane != 0) return;
-#pragma unroll
-    for (int r = 0; r < OUTS; r++) {
-        const int64_t out = first + r;
-        if (out >= a.n_out) break;
-        const float bias = a.bias != NULL ? a.bias[out] : 0;
-        const float up_bias = GATED && a.bias != NULL ? a.bias[a.n_out + out] : 0;
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            if (i >= a.n) break;
-            float value = acc[r][i] + bias;
-            if (GATED)
-                value = activate(a.activation, value) * (acc[OUTS + r][i] + up_bias);
-            else
-                value = scaled_and_capped(value, a.scale, a.soft_cap);
-            store_any(a.out_dtype, a.out, i * a.out_stride + out, value);
+                for (int j = 0; j < PER_OUT; j++)
+                    sum[j] += parts[turn][out * PER_OUT + j][p * N + i];
+            if (i < a.n)
+                finish<GATED>(a, begin + tile / PER_OUT + out, i, sum[0], sum[PER_OUT - 1]);
         }
     }
 }
 
-template <typename W, typename X, int N, bool GATED>
-static enum phx_status run_rows(struct phx_stream *stream, const struct gemv_args &a)
+/* Among how many warps a row of `in` values is best divided where a block has `rows` of them: so
+ * that a warp waits for loads the fewest times, then so that it has the fewest. */
+template <typename Way> static int best_split(int64_t rows, int64_t in)
 {
-    constexpr int ROWS = N <= 2 ? 2 : 4;
-    const int64_t outs = (GATED ? ROWS / 2 : ROWS) * WARPS;
-    return launch(stream, "gemv", {(unsigned)ceil_div(a.n_out, outs), THREADS},
-                  gemv<W, X, N, ROWS, GATED>, a);
+    int best = WARPS;
+    int64_t best_waits = INT64_MAX, best_loads = INT64_MAX;
+    for (int split = WARPS; split >= WARPS / Way::GROUPS; split /= 2) {
+        const int64_t steps = ceil_div(in, split * GEMV_STEP);
+        const int64_t mine = ceil_div(rows, WARPS / split);
+        const int64_t waits = steps * ceil_div(mine, Way::ROWS), loads = steps * mine;
+        if (waits > best_waits || (waits == best_waits && loads >= best_loads)) continue;
+        best = split;
+        best_waits = waits;
+        best_loads = loads;
+    }
+    return best;
+}
+
+template <typename Way, bool GATED>
+static enum phx_status run_way(struct phx_stream *stream, const struct gemv_args &a)
+{
+    const int64_t n_units = stream->device->info.n_units, n_rows = a.n_out * (GATED ? 2 : 1);
+    /* one block where it has all that it reads under way at once */
+    const bool is_small = n_rows * a.in <= n_units * THREADS * Way::LOADS * 8;
+    const int64_t blocks = n_units * (is_small ? 1 : Way::BLOCKS);
+    const struct gemv_shares shares = {(int)(a.n_out / blocks), (int)(a.n_out % blocks),
+                                       best_split<Way>(ceil_div(n_rows, blocks), a.in)};
+    return launch(stream, "gemv", {(unsigned)blocks, THREADS}, gemv<Way, GATED>, a, shares);
 }
 
 template <bool GATED>
 static enum phx_status run(struct phx_stream *stream, const struct phx_cuda_product *p,
-                           int64_t n_out, enum phx_activation activation)
+                           enum phx_activation activation)
 {
-    const struct gemv_args a = {
-        p->x,          p->weight,
-        p->bias,       p->out,
-        p->out_dtype,  p->in,
-        n_out,         p->x_stride,
-        p->out_stride, p->scale,
-        p->soft_cap,   (int)p->n,
-        activation,    (unsigned)stream->device->info.n_units * BLOCKS_PER_SM};
-    PHX_ASSERT(p->n >= 1 && p->n <= PHX_CUDA_GEMV_MAX_ROWS);
+    PHX_ASSERT(p->n >= 1 && p->n <= PHX_CUDA_GEMV_MAX_ROWS && p->in <= INT_MAX / 2);
+    struct gemv_args a = {};
+    a.x = p->x;
+    a.weight = p->weight;
+    a.bias = p->bias;
+    a.out = p->out;
+    a.out_dtype = p->out_dtype;
+    a.activation = activation;
+    a.n_out = GATED ? p->n_out / 2 : p->n_out;
+    a.x_stride = p->x_stride;
+    a.out_stride = p->out_stride;
+    a.scale = p->scale;
+    a.soft_cap = p->soft_cap;
+    a.n = (int)p->n;
+    a.in = (int)p->in;
     return with_type(p->weight_dtype, [&](auto w) {
         return with_type(p->x_dtype, [&](auto x) {
             using W = decltype(w);
             using X = decltype(x);
-            if (p->n == 1) return run_rows<W, X, 1, GATED>(stream, a);
-            if (p->n == 2) return run_rows<W, X, 2, GATED>(stream, a);
-            if (p->n <= 4) return run_rows<W, X, 4, GATED>(stream, a);
-            return run_rows<W, X, 8, GATED>(stream, a);
+            if (a.n == 1) return run_way<by_thread<W, X, 1>, GATED>(stream, a);
+            if (a.n == 2) return run_way<by_thread<W, X, 2>, GATED>(stream, a);
+            if constexpr (std::is_same_v<W, X> && sizeof(W) == 2)
+                return run_way<by_tile<W>, GATED>(stream, a);
+            else
+                return a.n <= 4 ? run_way<by_thread<W, X, 4>, GATED>(stream, a)
+                                : run_way<by_thread<W, X, 8>, GATED>(stream, a);
         });
     });
 }
@@ -147,12 +184,12 @@ static enum phx_status run(struct phx_stream *stream, const struct phx_cuda_prod
 extern "C" enum phx_status phx_cuda_gemv(struct phx_stream *stream,
                                          const struct phx_cuda_product *product)
 {
-    return run<false>(stream, product, product->n_out, PHX_SILU);
+    return run<false>(stream, product, PHX_SILU);
 }
 
 extern "C" enum phx_status phx_cuda_gemv_gated(struct phx_stream *stream,
                                                const struct phx_cuda_product *product,
                                                enum phx_activation activation)
 {
-    return run<true>(stream, product, product->n_out / 2, activation);
+    return run<true>(stream, product, activation);
 }

@@ -7,10 +7,11 @@
 /// or writes anything that others write or read: inputs, outputs, scratch. Threads with nothing to
 /// do call it too: the end of a kernel says that all before it have ended only because it waited.
 ///
-/// Before the wait: arithmetic on arguments, and prefetch(), which brings weights into the L2
-/// cache, where nothing is ever stale. Never a load: its value could be an old one. And never
-/// __ldg() or `const __restrict__` for what other kernels write, not even after the wait: such
-/// loads may be moved before it, and their cache does not follow writes.
+/// Before the wait: arithmetic on arguments; prefetch(), which brings weights into the L2 cache,
+/// where nothing is ever stale; and, in gemv.cu, load_streamed() of the weight, since nothing
+/// starts before the writes of a weight are complete (weight.c). No other load: its value could be
+/// an old one. And never __ldg() or `const __restrict__` for what other kernels write, not even
+/// after the wait: such loads may be moved before it, and their cache does not follow writes.
 ///
 /// Neighbours that are not ours: copies, memsets, cuBLASLt's kernels and NCCL's plain ones are
 /// launched in the ordinary way, and start when all before them is complete; NCCL's kernels for
@@ -27,6 +28,7 @@ struct launch_shape {
     dim3 grid;
     unsigned threads;
     size_t shared_bytes = 0;
+    unsigned cluster = 1; /* blocks of the grid's first direction that share one; from sm_90 on */
 };
 
 /// `starts_early`: while its predecessor still runs; the code must be one that waits.
@@ -35,16 +37,26 @@ static enum phx_status launch_on(cudaStream_t stream, bool starts_early, const c
                                  const struct launch_shape &shape, void (*kernel)(Parameters...),
                                  const Arguments &...arguments)
 {
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2] = {};
+    unsigned n_attributes = 0;
+    if (starts_early) {
+        cudaLaunchAttribute *early = &attributes[n_attributes++];
+        early->id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        early->val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (shape.cluster > 1) {
+        cudaLaunchAttribute *cluster = &attributes[n_attributes++];
+        cluster->id = cudaLaunchAttributeClusterDimension;
+        cluster->val.clusterDim.x = shape.cluster;
+        cluster->val.clusterDim.y = cluster->val.clusterDim.z = 1;
+    }
     cudaLaunchConfig_t config = {};
     config.gridDim = shape.grid;
     config.blockDim = dim3(shape.threads);
     config.dynamicSmemBytes = shape.shared_bytes;
     config.stream = stream;
-    config.attrs = &early;
-    config.numAttrs = starts_early ? 1 : 0;
+    config.attrs = attributes;
+    config.numAttrs = n_attributes;
     return phx_cuda_status(cudaLaunchKernelEx(&config, kernel, arguments...), name);
 }
 

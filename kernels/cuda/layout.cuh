@@ -27,6 +27,18 @@ static inline struct layout_view view_of(const struct phx_step_layout *l)
             l->page_position.stride};
 }
 
+/// What a kernel that works on row `row`, most often of the sequence with that number, asks for
+/// first.
+__device__ inline void prefetch_layout(const layout_view &l, int64_t row)
+{
+    prefetch(l.positions + row);
+    prefetch(l.row_seq + row);
+    if (row >= l.n_seqs) return;
+    prefetch(l.seq_rows + row);
+    prefetch(l.seq_slot + row);
+    prefetch(l.seq_length + row);
+}
+
 /// Position of the first key of a slot's block.
 __device__ inline int32_t block_position(const layout_view &l, int32_t slot, int32_t block)
 {

@@ -39,7 +39,7 @@ static enum phx_status many_plain_rows(struct phx_stream *stream, const struct p
     bool done = false;
     if (p->x_dtype == p->weight_dtype) PHX_TRY(phx_cuda_matmul(stream, p, &done));
     if (!done) return phx_cuda_gemm(stream, p);
-    if (p->bias == NULL && p->scale == 0 && p->soft_cap == 0) return PHX_OK;
+    if (phx_cuda_is_finished(p)) return PHX_OK;
     return phx_cuda_finish_product(stream, p);
 }
 

@@ -166,9 +166,9 @@ enum phx_status phx_cuda_matmul(struct phx_stream *base, const struct phx_cuda_p
     }
     *done = plan->possible;
     if (!plan->possible) return PHX_OK;
-    const float one = 1, zero = 0;
-    LT_TRY(cublasLtMatmul, (phx_cuda_device(base)->lt, &d.product, &one, p->weight, &d.weight, p->x,
-                            &d.x, &zero, p->out, &d.out, p->out, &d.out, &plan->algorithm,
+    const float factor = phx_cuda_is_finished(p) && p->scale != 0 ? p->scale : 1, zero = 0;
+    LT_TRY(cublasLtMatmul, (phx_cuda_device(base)->lt, &d.product, &factor, p->weight, &d.weight,
+                            p->x, &d.x, &zero, p->out, &d.out, p->out, &d.out, &plan->algorithm,
                             stream->workspace, stream->sizes.workspace_bytes, stream->native));
     return PHX_OK;
 }

@@ -94,23 +94,54 @@ __device__ int64_t find_place(const struct append_args &a, int32_t seq, int32_t 
     return page * a.n_kv_heads * PHX_PAGE_TOKENS + position - block_position(a.layout, slot, block);
 }
 
-/* A warp's head, in shared memory: normed and rotated. `all_squares` are those of all heads, of
- * `full` values; NULL: of this one alone. */
-__device__ void prepare(const struct append_args &a, const float *norm, const float *all_squares,
-                        float full, const float *cos_sin, float *head)
+enum { EACH = MAX_HEAD_DIM / 32 }; /* values of a head that a lane has: lane, lane + 32, ... */
+
+/* What rotates and norms a lane's values: all of it is asked for at once. */
+struct head_factors {
+    float cosine[EACH / 2], sine[EACH / 2], norm[EACH];
+    float squares; /* of all heads */
+};
+
+__device__ void load_factors(const struct append_args &a, int64_t row, const float *norm,
+                             const float *squares, struct head_factors &f)
 {
     const int lane = threadIdx.x % 32, half = a.rotated / 2;
-    if (norm != NULL) {
+    const float *cos_sin = a.cos_sin + row * a.cos_sin_stride;
+#pragma unroll
+    for (int i = 0; i < EACH / 2; i++) {
+        const int d = lane + 32 * i;
+        if (d >= half) break;
+        f.cosine[i] = cos_sin[d];
+        f.sine[i] = cos_sin[d + half];
+    }
+    if (norm == NULL) return;
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        if (lane + 32 * i < a.head_dim) f.norm[i] = norm[lane + 32 * i];
+    f.squares = squares != NULL ? *squares : 0;
+}
+
+/* A warp's head, in shared memory: normed and rotated. */
+__device__ void prepare(const struct append_args &a, const struct head_factors &f, bool normed,
+                        float full, float *head)
+{
+    const int lane = threadIdx.x % 32, half = a.rotated / 2;
+    if (normed) {
         float squares = 0;
         for (int d = lane; d < a.head_dim; d += 32) squares += head[d] * head[d];
         squares = warp_reduce(squares, add_op());
-        const float mean = all_squares != NULL ? *all_squares / full : squares / (float)a.head_dim;
+        const float mean = a.squares != NULL ? f.squares / full : squares / (float)a.head_dim;
         const float scale = 1 / sqrtf(mean + a.epsilon);
-        for (int d = lane; d < a.head_dim; d += 32) head[d] *= scale * norm[d];
+#pragma unroll
+        for (int i = 0; i < EACH; i++)
+            if (lane + 32 * i < a.head_dim) head[lane + 32 * i] *= scale * f.norm[i];
         __syncwarp();
     }
-    for (int i = lane; i < half; i += 32) {
-        const float x = head[i], y = head[i + half], c = cos_sin[i], s = cos_sin[i + half];
+#pragma unroll
+    for (int j = 0; j < EACH / 2; j++) {
+        const int i = lane + 32 * j;
+        if (i >= half) break;
+        const float x = head[i], y = head[i + half], c = f.cosine[j], s = f.sine[j];
         head[i] = x * c - y * s;
         head[i + half] = y * c + x * s;
     }
@@ -125,31 +156,41 @@ __global__ void __launch_bounds__(THREADS) rope_append(struct append_args a)
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int64_t row = blockIdx.x;
     const int32_t index = blockIdx.y * WARPS + warp;
-    wait_for_predecessor();
-    const int32_t seq = a.layout.row_seq[row], slot = a.layout.seq_slot[seq];
-    if (slot < 0 || index >= a.n_heads + 2 * a.n_kv_heads) return;
     const bool is_q = index < a.n_heads, is_k = !is_q && index < a.n_heads + a.n_kv_heads;
     const int32_t kv_head = (index - a.n_heads) % a.n_kv_heads;
+    T *from = (T *)a.qkv + row * a.qkv_stride + (int64_t)index * a.head_dim;
+    const float *norm = is_q ? a.q_norm : is_k ? a.k_norm : NULL, *squares = NULL;
+    if (a.squares != NULL && norm != NULL) {
+        squares = a.squares + 2 * row + (is_q ? 0 : 1);
+        norm += (int64_t)(is_q ? index : kv_head) * a.head_dim;
+    }
+    prefetch_layout(a.layout, row);
+    if (lane * 8 < a.rotated) prefetch(a.cos_sin + row * a.cos_sin_stride + lane * 8);
+    if (norm != NULL && lane * 8 < a.head_dim) prefetch(norm + lane * 8);
+    wait_for_predecessor();
+    if (index >= a.n_heads + 2 * a.n_kv_heads) return;
+    const int32_t seq = a.layout.row_seq[row], position = a.layout.positions[row];
+    T own[EACH];
+    struct head_factors factors;
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        if (lane + 32 * i < a.head_dim) own[i] = from[lane + 32 * i];
+    if (is_q || is_k) load_factors(a, row, norm, squares, factors);
+    const int32_t slot = a.layout.seq_slot[seq];
+    if (slot < 0) return;
+    const int64_t place = is_q ? 0 : find_place(a, seq, slot, position);
+    if (place < 0) return;
 
     float *head = heads[warp];
-    T *from = (T *)a.qkv + row * a.qkv_stride + (int64_t)index * a.head_dim;
-    for (int d = lane; d < a.head_dim; d += 32) head[d] = to_f32(from[d]);
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        if (lane + 32 * i < a.head_dim) head[lane + 32 * i] = to_f32(own[i]);
     __syncwarp();
-    if (is_q || is_k) {
-        const float *norm = is_q ? a.q_norm : a.k_norm, *squares = NULL;
-        if (a.squares != NULL) {
-            squares = a.squares + 2 * row + (is_q ? 0 : 1);
-            norm += (int64_t)(is_q ? index : kv_head) * a.head_dim;
-        }
-        prepare(a, norm, squares, is_q ? a.q_full : a.k_full, a.cos_sin + row * a.cos_sin_stride,
-                head);
-    }
+    if (is_q || is_k) prepare(a, factors, norm != NULL, is_q ? a.q_full : a.k_full, head);
     if (is_q) {
         for (int d = lane; d < a.head_dim; d += 32) from[d] = from_f32<T>(head[d]);
         return;
     }
-    const int64_t place = find_place(a, seq, slot, a.layout.positions[row]);
-    if (place < 0) return;
     KV *to = (KV *)(is_k ? a.k : a.v) + (place + (int64_t)kv_head * PHX_PAGE_TOKENS) * a.head_dim;
     for (int d = lane; d < a.head_dim; d += 32) to[d] = from_f32<KV>(head[d]);
 }

@@ -3,7 +3,7 @@
 #include "kernels/cuda/blocks.h"
 #include "kernels/cuda/types.cuh"
 
-enum { THREADS = 256 };
+enum { THREADS = 256, NORM_THREADS = 1024 /* at most */ };
 
 /* ---- embed ---- */
 
@@ -59,11 +59,98 @@ template <typename T> struct alignas(4 * sizeof(T)) four {
     T values[4];
 };
 
-/* A thread reads again only what it wrote itself. VECTORS: everything lies at multiples of 4. */
-template <typename T, bool VECTORS>
-__global__ void __launch_bounds__(1024) add_norm(struct norm_args a)
+/* Zeros where there is nothing to load. */
+template <typename T> __device__ inline void load_four(const T *from, bool there, float (&to)[4])
 {
-    constexpr int V = VECTORS ? 4 : 1;
+    four<T> x;
+    if (there) x = *(const four<T> *)from;
+#pragma unroll
+    for (int v = 0; v < 4; v++) to[v] = there ? to_f32(x.values[v]) : 0;
+}
+
+template <typename T> __device__ inline void store_four(T *to, const float (&from)[4])
+{
+    four<T> x;
+#pragma unroll
+    for (int v = 0; v < 4; v++) x.values[v] = from_f32<T>(from[v]);
+    *(four<T> *)to = x;
+}
+
+template <int TURNS> __device__ inline float squares_of(const float (&x)[TURNS][4])
+{
+    float squares = 0;
+#pragma unroll
+    for (int t = 0; t < TURNS; t++)
+#pragma unroll
+        for (int v = 0; v < 4; v++) squares += x[t][v] * x[t][v];
+    return squares;
+}
+
+__device__ inline float norm_scale(const struct norm_args &a, float squares)
+{
+    return 1 / sqrtf(squares / (float)a.cols + a.epsilon);
+}
+
+/* Four columns a thread, in each of TURNS turns: all of a row is asked for at once and stays in
+ * registers. Everything lies at multiples of 4. */
+template <typename T, int TURNS>
+__global__ void __launch_bounds__(NORM_THREADS) add_norm(struct norm_args a)
+{
+    __shared__ float shared[32];
+    const int64_t n = blockIdx.x;
+    const T *x = a.x != NULL ? (const T *)a.x + n * a.x_stride : NULL;
+    float *residual = a.residual + n * a.residual_stride;
+    T *out = (T *)a.out + n * a.out_stride;
+    const auto col = [](int t) { return (int)(threadIdx.x + t * blockDim.x) * 4; };
+    const int cols = (int)a.cols;
+    float r[TURNS][4], more[TURNS][4], weight[TURNS][4];
+#pragma unroll
+    for (int t = 0; t < TURNS; t++) {
+        if (col(t) >= cols) break;
+        prefetch(residual + col(t));
+        if (a.weight != NULL) prefetch(a.weight + col(t));
+        if (a.post != NULL) prefetch(a.post + col(t));
+    }
+    wait_for_predecessor();
+#pragma unroll
+    for (int t = 0; t < TURNS; t++) {
+        const bool is_col = col(t) < cols;
+        load_four(x + col(t), is_col && x != NULL, more[t]);
+        load_four(residual + col(t), is_col && !a.start, r[t]);
+        load_four(a.weight + col(t), is_col && a.weight != NULL, weight[t]);
+    }
+    if (a.post != NULL) {
+        const float scale = norm_scale(a, block_reduce(squares_of(more), add_op(), shared));
+#pragma unroll
+        for (int t = 0; t < TURNS; t++) {
+            float post[4];
+            load_four(a.post + col(t), col(t) < cols, post);
+#pragma unroll
+            for (int v = 0; v < 4; v++) more[t][v] = more[t][v] * scale * post[v];
+        }
+    }
+#pragma unroll
+    for (int t = 0; t < TURNS; t++) {
+#pragma unroll
+        for (int v = 0; v < 4; v++) r[t][v] += more[t][v];
+        if (x != NULL && col(t) < cols) store_four(residual + col(t), r[t]);
+    }
+    if (a.weight != NULL) {
+        const float scale = norm_scale(a, block_reduce(squares_of(r), add_op(), shared));
+#pragma unroll
+        for (int t = 0; t < TURNS; t++)
+#pragma unroll
+            for (int v = 0; v < 4; v++) r[t][v] = r[t][v] * scale * weight[t][v];
+    }
+#pragma unroll
+    for (int t = 0; t < TURNS; t++)
+        if (col(t) < cols) store_four(out + col(t), r[t]);
+}
+
+/* Rows that lie askew or are too long to be kept. A thread reads again only what it wrote itself.
+ */
+template <typename T> __global__ void __launch_bounds__(NORM_THREADS) add_norm_any(norm_args a)
+{
     __shared__ float shared[32];
     const int64_t n = blockIdx.x;
     const T *x = a.x != NULL ? (const T *)a.x + n * a.x_stride : NULL;
@@ -75,60 +162,32 @@ __global__ void __launch_bounds__(1024) add_norm(struct norm_args a)
         float x_squares = 0;
         for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x)
             x_squares += to_f32(x[c]) * to_f32(x[c]);
-        x_squares = block_reduce(x_squares, add_op(), shared);
-        post_scale = 1 / sqrtf(x_squares / (float)a.cols + a.epsilon);
+        post_scale = norm_scale(a, block_reduce(x_squares, add_op(), shared));
     }
-    for (int64_t c = (int64_t)threadIdx.x * V; c < a.cols; c += (int64_t)blockDim.x * V) {
-        alignas(16) float r[V];
-        if (VECTORS)
-            *(float4 *)r = a.start ? make_float4(0, 0, 0, 0) : *(const float4 *)(residual + c);
-        else
-            r[0] = a.start ? 0 : residual[c];
+    for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x) {
+        float r = a.start ? 0 : residual[c];
         if (x != NULL) {
-            alignas(16) T more[V];
-            if (VECTORS)
-                *(four<T> *)more = *(const four<T> *)(x + c);
-            else
-                more[0] = x[c];
-#pragma unroll
-            for (int v = 0; v < V; v++) {
-                const float value = to_f32(more[v]);
-                r[v] += a.post != NULL ? value * post_scale * a.post[c + v] : value;
-            }
-            if (VECTORS)
-                *(float4 *)(residual + c) = *(const float4 *)r;
-            else
-                residual[c] = r[0];
+            r += a.post != NULL ? to_f32(x[c]) * post_scale * a.post[c] : to_f32(x[c]);
+            residual[c] = r;
         }
-#pragma unroll
-        for (int v = 0; v < V; v++) squares += r[v] * r[v];
+        squares += r * r;
     }
-    squares = block_reduce(squares, add_op(), shared);
-    if (a.weight == NULL) {
-        for (int64_t c = (int64_t)threadIdx.x * V; c < a.cols; c += (int64_t)blockDim.x * V)
-#pragma unroll
-            for (int v = 0; v < V; v++) out[c + v] = from_f32<T>(residual[c + v]);
-        return;
-    }
-    const float scale = 1 / sqrtf(squares / (float)a.cols + a.epsilon);
-    for (int64_t c = (int64_t)threadIdx.x * V; c < a.cols; c += (int64_t)blockDim.x * V) {
-        if (VECTORS) {
-            const float4 r = *(const float4 *)(residual + c), w = *(const float4 *)(a.weight + c);
-            four<T> y;
-            y.values[0] = from_f32<T>(r.x * scale * w.x);
-            y.values[1] = from_f32<T>(r.y * scale * w.y);
-            y.values[2] = from_f32<T>(r.z * scale * w.z);
-            y.values[3] = from_f32<T>(r.w * scale * w.w);
-            *(four<T> *)(out + c) = y;
-        } else {
-            out[c] = from_f32<T>(residual[c] * scale * a.weight[c]);
-        }
-    }
+    const float scale = norm_scale(a, block_reduce(squares, add_op(), shared));
+    for (int64_t c = threadIdx.x; c < a.cols; c += blockDim.x)
+        out[c] = from_f32<T>(a.weight != NULL ? residual[c] * scale * a.weight[c] : residual[c]);
 }
 
 static bool in_fours(const void *address, int64_t stride, size_t value_bytes)
 {
     return (uintptr_t)address % (4 * value_bytes) == 0 && stride % 4 == 0;
+}
+
+/* Whole warps, a power of two of them, that take `cols` columns in `turns` turns. */
+static unsigned norm_threads(int64_t cols, int turns)
+{
+    unsigned threads = 32;
+    while (threads < NORM_THREADS && (int64_t)threads * 4 * turns < cols) threads *= 2;
+    return threads;
 }
 
 extern "C" enum phx_status phx_cuda_add_norm(struct phx_stream *stream,
@@ -145,16 +204,20 @@ extern "C" enum phx_status phx_cuda_add_norm(struct phx_stream *stream,
                                 address_of<void>(args->out),
                                 args->out.stride,
                                 args->out.cols};
+    const unsigned rows = (unsigned)args->out.rows;
     PHX_TRY(phx_cuda_use(stream->device));
     return with_type(args->out.dtype, [&](auto type) {
         using T = decltype(type);
-        const bool vectors =
-            a.cols % 4 == 0 && (a.x == NULL || in_fours(a.x, a.x_stride, sizeof(T))) &&
-            in_fours(a.residual, a.residual_stride, sizeof(float)) &&
-            in_fours(a.weight, 0, sizeof(float)) && in_fours(a.out, a.out_stride, sizeof(T));
-        const struct launch_shape shape = {(unsigned)args->out.rows, a.cols >= 2048 ? 512u : 128u};
-        return launch(stream, "add_norm", shape, vectors ? add_norm<T, true> : add_norm<T, false>,
-                      a);
+        const bool fours = a.cols % 4 == 0 && in_fours(a.x, a.x_stride, sizeof(T)) &&
+                           in_fours(a.residual, a.residual_stride, sizeof(float)) &&
+                           in_fours(a.weight, 0, sizeof(float)) &&
+                           in_fours(a.post, 0, sizeof(float)) &&
+                           in_fours(a.out, a.out_stride, sizeof(T));
+        if (!fours || a.cols > 4 * 4 * NORM_THREADS)
+            return launch(stream, "add_norm", {rows, 512}, add_norm_any<T>, a);
+        if (a.cols > 2 * 4 * NORM_THREADS)
+            return launch(stream, "add_norm", {rows, NORM_THREADS}, add_norm<T, 4>, a);
+        return launch(stream, "add_norm", {rows, norm_threads(a.cols, 2)}, add_norm<T, 2>, a);
     });
 }
 

@@ -1,7 +1,7 @@
-/* Drawing tokens: a block a row. */
+/* Drawing tokens: from records a block a row, from all logits a cluster of blocks. */
 #include "kernels/cuda/sample.cuh"
 
-enum { THREADS = 1024, PICK_THREADS = 256 };
+enum { THREADS = 1024, PICK_THREADS = 256, TEAM_BLOCKS = 8 };
 
 /* The records of all ranks. */
 struct record_tokens {
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(THREADS)
          const char *params, int64_t params_stride, struct drawn out)
 {
     __shared__ select_shared shared;
-    const int64_t m = blockIdx.x;
+    const int64_t m = blockIdx.x / team_blocks();
     wait_for_predecessor();
     const int32_t slot = slots[m];
     if (slot < 0) return;
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(THREADS)
         shared);
     const float *logits = all_logits + m * logits_stride;
     const struct phx_candidate stats = statistics(logits, cols, shared);
-    if (threadIdx.x == 0) out.put(m, slot, id, logits[id] - log_sum(&stats, 1, 1));
+    if (team_thread() == 0) out.put(m, slot, id, logits[id] - log_sum(&stats, 1, 1));
 }
 
 extern "C" enum phx_status phx_cuda_sample_full(struct phx_stream *stream,
@@ -101,11 +101,12 @@ extern "C" enum phx_status phx_cuda_sample_full(struct phx_stream *stream,
 {
     const struct drawn out = {address_of<int32_t>(args->ids), address_of<float>(args->logprobs),
                               address_of<int32_t>(args->last_ids)};
+    const unsigned team = phx_cuda_device(stream)->starts_early ? TEAM_BLOCKS : 1;
+    const struct launch_shape shape = {(unsigned)args->logits.rows * team, THREADS, 0, team};
     PHX_TRY(phx_cuda_use(stream->device));
-    return launch(stream, "full", {(unsigned)args->logits.rows, THREADS}, full,
-                  address_of<const float>(args->logits), args->logits.stride,
-                  address_of<const float>(args->adjusted), args->adjusted.stride,
-                  (int32_t)args->logits.cols, address_of<const int32_t>(args->slots),
-                  address_of<const int32_t>(args->positions), address_of<const char>(args->params),
-                  args->params.stride, out);
+    return launch(
+        stream, "full", shape, full, address_of<const float>(args->logits), args->logits.stride,
+        address_of<const float>(args->adjusted), args->adjusted.stride, (int32_t)args->logits.cols,
+        address_of<const int32_t>(args->slots), address_of<const int32_t>(args->positions),
+        address_of<const char>(args->params), args->params.stride, out);
 }

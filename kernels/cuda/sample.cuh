@@ -24,19 +24,19 @@ __device__ inline const struct phx_sampling *params_of(const char *params, int64
     return (const struct phx_sampling *)(params + slot * stride);
 }
 
-/// The largest logit and the sum of exponentials; all threads of a block call it.
+/// The largest logit and the sum of exponentials; all threads of a team call it.
 __device__ inline struct phx_candidate statistics(const float *logits, int32_t n,
                                                   select_shared &shared)
 {
     struct phx_candidate stats = {};
     float max = -CUDART_INF_F, sum = 0;
 #pragma unroll 4
-    for (int32_t i = threadIdx.x; i < n; i += blockDim.x) max = fmaxf(max, logits[i]);
-    max = block_reduce(max, max_op(), (float *)shared.sums);
+    for (int32_t i = team_thread(); i < n; i += team_threads()) max = fmaxf(max, logits[i]);
+    max = team_reduce(max, max_op(), shared);
 #pragma unroll 4
-    for (int32_t i = threadIdx.x; i < n; i += blockDim.x) sum += expf(logits[i] - max);
+    for (int32_t i = team_thread(); i < n; i += team_threads()) sum += expf(logits[i] - max);
     stats.value = max;
-    stats.raw = block_reduce(sum, add_op(), (float *)shared.sums);
+    stats.raw = team_reduce(sum, add_op(), shared);
     stats.id = -1;
     return stats;
 }

@@ -1,9 +1,10 @@
 /// \file select.cuh
-/// Steps 2 and 3 of the sampling rule (struct phx_sampling) by one block, without sorting: as
-/// kernels/cpu/sample_select.c, with sums over a block in place of loops.
+/// Steps 2 and 3 of the sampling rule (struct phx_sampling) by a team, a block or the blocks of a
+/// cluster, without sorting: as kernels/cpu/sample_select.c, with sums over the team in place of
+/// loops.
 ///
 /// Tokens are anything with `n` and `bool value_at(i, &value)`, false where there is none. Among
-/// equal values lower indices come first. All threads of a block call all functions.
+/// equal values lower indices come first. All threads of a team call all functions.
 #ifndef PHX_KERNELS_CUDA_SELECT_CUH
 #define PHX_KERNELS_CUDA_SELECT_CUH
 
@@ -86,7 +87,70 @@ struct each_weighs {
 /// Shared memory of a block for all of this.
 struct select_shared {
     uint64_t sums[32];
+    uint64_t of_block[4]; ///< what the other blocks of the team read
 };
+
+/// Blocks of this block's team, and its number among them.
+__device__ inline unsigned team_blocks()
+{
+#if __CUDA_ARCH__ >= 900
+    return __clusterSizeInBlocks();
+#else
+    return 1;
+#endif
+}
+
+__device__ inline unsigned team_block()
+{
+#if __CUDA_ARCH__ >= 900
+    return __clusterRelativeBlockRank();
+#else
+    return 0;
+#endif
+}
+
+__device__ inline int32_t team_thread()
+{
+    return (int32_t)(team_block() * blockDim.x + threadIdx.x);
+}
+
+__device__ inline int32_t team_threads()
+{
+    return (int32_t)(team_blocks() * blockDim.x);
+}
+
+/// x[i] over the team, for each i; every thread gets the results.
+template <typename T, int N, typename Op>
+__device__ inline void team_reduce_all(T (&x)[N], Op op, select_shared &shared)
+{
+    static_assert(N * sizeof(T) <= sizeof shared.of_block, "more than blocks pass on");
+#pragma unroll
+    for (int i = 0; i < N; i++) x[i] = block_reduce(x[i], op, (T *)shared.sums);
+#if __CUDA_ARCH__ >= 900
+    if (team_blocks() == 1) return;
+    T *own = (T *)shared.of_block;
+    if (threadIdx.x == 0)
+#pragma unroll
+        for (int i = 0; i < N; i++) own[i] = x[i];
+    __cluster_barrier_arrive();
+    __cluster_barrier_wait();
+    for (unsigned b = 0; b < team_blocks(); b++) {
+        const T *other = (const T *)__cluster_map_shared_rank(own, b);
+#pragma unroll
+        for (int i = 0; i < N; i++) x[i] = b == 0 ? other[i] : op(x[i], other[i]);
+    }
+    __cluster_barrier_arrive(); /* who still reads */
+    __cluster_barrier_wait();
+#endif
+}
+
+template <typename T, typename Op>
+__device__ inline T team_reduce(T x, Op op, select_shared &shared)
+{
+    T all[1] = {x};
+    team_reduce_all(all, op, shared);
+    return all[0];
+}
 
 /// The sum over the tokens within `outer` that `wanted(key)` holds for.
 template <typename Tokens, typename Weight, typename Wanted>
@@ -96,12 +160,12 @@ __device__ uint64_t weigh(const Tokens &tokens, bound outer, Weight weight, Want
     uint64_t sum = 0;
     float value;
 #pragma unroll 4
-    for (int32_t i = threadIdx.x; i < tokens.n; i += blockDim.x) {
+    for (int32_t i = team_thread(); i < tokens.n; i += team_threads()) {
         if (!tokens.value_at(i, &value)) continue;
         const uint32_t key = order_key(value);
         if (outer.keeps(key, i) && wanted(key)) sum += weight(value);
     }
-    return block_reduce(sum, add_op(), shared.sums);
+    return team_reduce(sum, add_op(), shared);
 }
 
 /// The largest key such that tokens within `outer` from it on weigh at least `wanted`; else 0. Two
@@ -115,7 +179,7 @@ __device__ uint32_t find_key(const Tokens &tokens, bound outer, Weight weight, u
         uint64_t sums[3] = {0, 0, 0};
         float value;
 #pragma unroll 4
-        for (int32_t i = threadIdx.x; i < tokens.n; i += blockDim.x) {
+        for (int32_t i = team_thread(); i < tokens.n; i += team_threads()) {
             if (!tokens.value_at(i, &value)) continue;
             const uint32_t key = order_key(value);
             if (key < found || !outer.keeps(key, i)) continue;
@@ -124,15 +188,17 @@ __device__ uint32_t find_key(const Tokens &tokens, bound outer, Weight weight, u
             for (uint32_t digit = 1; digit <= 3; digit++)
                 if (key >= (found | digit << shift)) sums[digit - 1] += w;
         }
+        team_reduce_all(sums, add_op(), shared);
         uint32_t digit = 0;
         for (uint32_t d = 1; d <= 3; d++)
-            if (block_reduce(sums[d - 1], add_op(), shared.sums) >= wanted) digit = d;
+            if (sums[d - 1] >= wanted) digit = d;
         found |= digit << shift;
     }
     return found;
 }
 
-/// The index after the n-th token with `key` within `outer`; tokens.n if there are fewer.
+/// The index after the n-th token with `key` within `outer`; tokens.n if there are fewer. Seldom
+/// asked for: each block of a team looks by itself.
 template <typename Tokens>
 __device__ int32_t end_of_equals(const Tokens &tokens, bound outer, uint32_t key, uint64_t n,
                                  select_shared &shared)
@@ -181,13 +247,13 @@ __device__ int32_t best_of(const Tokens &tokens, bound kept, float least, Noisy 
     uint64_t best = 0;
     float value;
 #pragma unroll 4
-    for (int32_t i = threadIdx.x; i < tokens.n; i += blockDim.x) {
+    for (int32_t i = team_thread(); i < tokens.n; i += team_threads()) {
         if (!tokens.value_at(i, &value) || value < least) continue;
         if (!kept.keeps(order_key(value), i)) continue;
         const uint64_t rank = rank_key(noisy(i, value), i);
         if (rank > best) best = rank;
     }
-    best = block_reduce(best, max_op(), shared.sums);
+    best = team_reduce(best, max_op(), shared);
     return best == 0 ? -1 : index_of_rank(best);
 }
 
@@ -203,9 +269,9 @@ __device__ int32_t sample_draw(const Tokens &tokens, const struct phx_sampling &
     if (params.top_p < 1 || params.min_p > 0) {
         uint64_t best = 0;
         float value;
-        for (int32_t i = threadIdx.x; i < tokens.n; i += blockDim.x)
+        for (int32_t i = team_thread(); i < tokens.n; i += team_threads())
             if (tokens.value_at(i, &value) && order_key(value) > best) best = order_key(value);
-        best = block_reduce(best, max_op(), shared.sums);
+        best = team_reduce(best, max_op(), shared);
         if (best > 0) max = value_of_key((uint32_t)best);
     }
     if (params.top_k > 0 && params.top_k < tokens.n) {

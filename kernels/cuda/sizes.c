@@ -47,7 +47,8 @@ static size_t expanded_bytes(const struct phx_device *device, const struct phx_l
 static size_t attention_bytes(const struct phx_device *device, const struct phx_limits *limits)
 {
     int64_t places = (int64_t)phx_cuda_attention_workers(device, 1) + limits->max_seqs;
-    return sizeof(float) * (size_t)(places * limits->max_heads * (limits->max_head_dim + 2));
+    return sizeof(float) *
+           (size_t)(places * limits->max_heads * phx_cuda_share_pitch(limits->max_head_dim));
 }
 
 int64_t phx_cuda_candidate_slices(const struct phx_device *device)

@@ -48,6 +48,13 @@ struct phx_cuda_scratch {
 struct phx_cuda_scratch phx_cuda_scratch_sizes(const struct phx_device *device,
                                                const struct phx_limits *limits);
 
+/// Floats of a query's share of an attention that is divided over blocks: its head, in whole
+/// groups of four, and two numbers at the beginning of one more.
+static inline int64_t phx_cuda_share_pitch(int32_t head_dim)
+{
+    return (head_dim + 3) / 4 * 4 + 4;
+}
+
 /// Among how many blocks attention divides each KV head's keys, so that all of them fill the GPU.
 int32_t phx_cuda_attention_workers(const struct phx_device *device, int32_t n_kv_heads);
 

@@ -128,6 +128,15 @@ static int64_t fit_workspace(const struct phx_cuda_stream *stream, enum phx_dtyp
     return rows < values / *cols ? rows : values / *cols;
 }
 
+/* Products load weights before they wait for their predecessor (launch.cuh). So none starts early
+ * after a kernel that writes one: a memset starts when all before it is complete, and nothing after
+ * it before. */
+static enum phx_status settle(struct phx_cuda_stream *stream)
+{
+    PHX_CUDA_TRY(cudaMemsetAsync, (stream->workspace, 0, 1, stream->native));
+    return PHX_OK;
+}
+
 /* In pieces: up as they are, then converted where they belong. */
 static enum phx_status write_converted(struct phx_cuda_stream *stream, struct phx_weight *weight,
                                        int64_t row, int64_t rows, enum phx_dtype from_dtype,
@@ -148,7 +157,7 @@ static enum phx_status write_converted(struct phx_cuda_stream *stream, struct ph
                                      row_at(weight, row + r) + phx_dtype_bytes(shape->dtype, c),
                                      phx_cuda_pitch(shape->cols), n_rows, n_cols));
         }
-    return PHX_OK;
+    return settle(stream);
 }
 
 enum phx_status phx_cuda_weight_write(struct phx_stream *stream, struct phx_weight *weight,
@@ -177,9 +186,10 @@ enum phx_status phx_cuda_weight_write_dummy(struct phx_stream *stream, struct ph
                                             int64_t global_col)
 {
     PHX_TRY(phx_cuda_use(stream->device));
-    return phx_cuda_dummy(stream, weight->shape.dtype, row_at(weight, row),
-                          phx_cuda_pitch(weight->shape.cols), rows, weight->shape.cols, dummy,
-                          global_row, global_col);
+    PHX_TRY(phx_cuda_dummy(stream, weight->shape.dtype, row_at(weight, row),
+                           phx_cuda_pitch(weight->shape.cols), rows, weight->shape.cols, dummy,
+                           global_row, global_col));
+    return settle(phx_cuda_stream(stream));
 }
 
 enum phx_status phx_cuda_weight_read(struct phx_stream *base, const struct phx_weight *weight,

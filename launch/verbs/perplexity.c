@@ -159,7 +159,9 @@ static enum phx_status run_score(struct score *s, struct phx_run *run)
     PHX_TRY(phx_world_agree(run->world, leads ? prepare(s, run) : PHX_OK));
     if (leads) {
         /* Enough windows at a time to fill a step. */
-        needs.max_seqs = needs.max_rows / s->length + 1;
+        const int32_t rows =
+            needs.max_rows != 0 ? needs.max_rows : phx_run_step_tokens(run->settings.device);
+        needs.max_seqs = rows / s->length + 1;
         if (needs.max_seqs > s->options->max_seqs) needs.max_seqs = s->options->max_seqs;
         if ((size_t)needs.max_seqs > s->n_windows) needs.max_seqs = (int32_t)s->n_windows;
         needs.max_length = s->length;

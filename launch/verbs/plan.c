@@ -68,9 +68,6 @@ static enum phx_status choose_gpu(struct job *job, const char *text)
     snprintf(r->device.name, sizeof r->device.name, "%s", gpu != NULL ? gpu->full_name : "a GPU");
     if (gpu == NULL) r->no_prediction = "of this GPU only the memory is known";
     if (act == PHX_F32) r->no_prediction = "it is made for 16-bit products only";
-    struct phx_nccl_info nccl;
-    phx_nccl_info(&nccl);
-    r->without_nccl = nccl.built == 0;
     return PHX_OK;
 }
 
@@ -90,7 +87,7 @@ static enum phx_status choose_cpu(struct job *job)
 static struct phx_scheduler_limits limits_of(const struct job *job, int64_t context,
                                              int64_t n_texts)
 {
-    return phx_run_limits(job->config,
+    return phx_run_limits(job->config, job->report.device.kind,
                           &(struct phx_run_needs){.max_seqs = (int32_t)n_texts,
                                                   .max_rows = job->options->max_batched_tokens,
                                                   .max_length = (int32_t)context});

@@ -149,8 +149,6 @@ static void print_memory(const struct phx_plan_report *r)
     printf("vectors: norms and biases");
     if (r->device.kind == PHX_DEVICE_CUDA)
         printf("; the driver, CUDA's libraries and NCCL take theirs beside it all");
-    if (r->without_nccl)
-        printf("\nthis build has no NCCL: comm. is without the buffers in which data is exchanged");
     printf("\n");
 }
 
@@ -230,12 +228,11 @@ enum phx_status phx_plan_print_json(const struct phx_plan_report *r)
     json_t *cases = json_array();
     for (int i = 0; i < r->n_cases; i++) json_array_append_new(cases, case_json(r, &r->cases[i]));
     return phx_json_line(
-        json_pack("{s:s, s:I, s:s, s:o, s:I, s:I, s:I, s:s, s:b, s:o}", "model_type",
+        json_pack("{s:s, s:I, s:s, s:o, s:I, s:I, s:I, s:s, s:o}", "model_type",
                   r->config->model_type, "parameters", (json_int_t)phx_config_parameters(r->config),
                   "device", r->device.name, "memory_bytes",
                   bytes_json(r->device.memory_total_bytes), "context", (json_int_t)r->context,
                   "texts", (json_int_t)r->n_texts, "prompt_tokens", (json_int_t)r->prompt.n_rows,
-                  "kv_type", dtype_name(r->kv_dtype), "nccl_counted", !r->without_nccl, "cases",
-                  cases),
+                  "kv_type", dtype_name(r->kv_dtype), "cases", cases),
         stdout);
 }

@@ -41,7 +41,6 @@ struct phx_plan_report {
     int64_t context, n_texts;
     struct phx_step_shape prompt; ///< the step whose time is predicted
     const char *no_prediction;    ///< a sentence; NULL: there is one
-    bool without_nccl;            ///< its buffers are not known to this build
     struct phx_scheduler_limits limits;
     struct phx_plan_case *cases; ///< [n_cases]
     int n_cases;

@@ -18,6 +18,7 @@ enum phx_status phx_verb_plan(struct phx_world *world, const struct phx_options 
 /// A check that fails is PHX_BAD_DATA without a sentence: what was printed says it.
 enum phx_status phx_verb_audit(struct phx_world *world, const struct phx_options *options);
 enum phx_status phx_verb_compare(struct phx_world *world, const struct phx_options *options);
+enum phx_status phx_verb_bench(struct phx_world *world, const struct phx_options *options);
 enum phx_status phx_verb_convert(struct phx_world *world, const struct phx_options *options);
 
 #endif

@@ -4,7 +4,8 @@
     python3 tests/data/make_gguf.py tests/data/gguf
 
 What a converter bakes in is written here from its description: rows of each head of q and k of the
-llama architecture interleaved, rotary factors of llama3 as a tensor, norms in f32.
+architectures that come from llama interleaved, rotary factors as tensors, norms in f32 and Gemma's
+with its 1 added, experts stacked. The names are the package's.
 
 mixed.gguf is a model made up of random blocks of all types: 12 query heads of 64 on 4 KV heads, so
 that blocks of 256 columns are split at every number of ranks; mixed_values.safetensors holds the
@@ -13,6 +14,7 @@ first rows of each tensor as the package reads them.
 import json
 import math
 import pathlib
+import re
 import sys
 
 import gguf
@@ -45,23 +47,20 @@ def read_model(folder):
     return json.loads((folder / "config.json").read_text()), tensors
 
 
-NAMES = {
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-
-
-def gguf_name(name):
-    top = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight":
-           "output_norm.weight", "lm_head.weight": "output.weight"}
-    if name in top:
-        return top[name]
-    _, _, layer, rest = name.split(".", 3)
-    middle, kind = rest.rsplit(".", 1)
-    return f"blk.{layer}.{NAMES[middle]}.{kind}"
+def named(architecture, config, tensors):
+    """The tensors under the package's own names for them; experts of a layer in one."""
+    arch = {name: a for a, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
+    names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
+    out, stacks = {}, {}
+    for name, value in tensors.items():
+        expert = re.fullmatch(r"(.*\.experts)\.(\d+)\.(.*)", name)
+        if expert:
+            stacks.setdefault(f"{expert[1]}.{expert[3]}", {})[int(expert[2])] = value
+        else:
+            out[names.get_name(name, (".weight", ".bias"))] = value
+    for name, parts in stacks.items():
+        out[names.get_name(name, (".weight",))] = np.stack([parts[e] for e in range(len(parts))])
+    return out
 
 
 def interleave(weight, n_heads):
@@ -71,7 +70,7 @@ def interleave(weight, n_heads):
 
 def rope_factors(config):
     rope = config["rope_parameters"]
-    if rope["rope_type"] != "llama3":
+    if rope.get("rope_type") != "llama3":
         return None
     dim, old = config["head_dim"], rope["original_max_position_embeddings"]
     out = []
@@ -84,8 +83,39 @@ def rope_factors(config):
     return np.array(out, dtype=np.float32)
 
 
-def write(path, architecture, config, tensors, type_of):
-    w = gguf.GGUFWriter(str(path), architecture)
+def add_family(w, architecture, config):
+    """What a converter says of some architectures only."""
+    rope = config["rope_parameters"]
+    if config.get("num_local_experts"):
+        w.add_expert_count(config["num_local_experts"])
+        w.add_expert_used_count(config["num_experts_per_tok"])
+    if architecture == "phi3":
+        w.add_rope_dimension_count(int(config["head_dim"] * rope["partial_rotary_factor"]))
+        old = config["original_max_position_embeddings"]
+        scale = config["max_position_embeddings"] / old
+        w.add_rope_scaling_orig_ctx_len(old)
+        w.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(old)))
+        w.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], dtype=np.float32))
+        w.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], dtype=np.float32))
+    if architecture == "granite":
+        w.add_attention_scale(config["attention_multiplier"])
+        w.add_embedding_scale(config["embedding_multiplier"])
+        w.add_residual_scale(config["residual_multiplier"])
+        w.add_logit_scale(config["logits_scaling"])
+    if architecture == "gemma3":
+        far, near = rope["full_attention"], rope["sliding_attention"]
+        w.add_rope_freq_base_swa(near["rope_theta"])
+        w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        w.add_rope_scaling_factor(far["factor"])
+        w.add_sliding_window(config["sliding_window"])
+        # no real model has these two otherwise than its converter leaves unsaid
+        w.add_sliding_window_pattern([t == "sliding_attention" for t in config["layer_types"]])
+        w.add_attention_scale(config["query_pre_attn_scalar"] ** -0.5)
+
+
+def write(path, architecture, config, tensors, type_of, part_tensors=0):
+    w = gguf.GGUFWriter(str(path), architecture, split_max_tensors=part_tensors)
+    rope = config["rope_parameters"]
     w.add_block_count(config["num_hidden_layers"])
     w.add_context_length(config["max_position_embeddings"])
     w.add_embedding_length(config["hidden_size"])
@@ -93,7 +123,7 @@ def write(path, architecture, config, tensors, type_of):
     w.add_head_count(config["num_attention_heads"])
     w.add_head_count_kv(config["num_key_value_heads"])
     w.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    w.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    w.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
     if config.get("head_dim"):
         w.add_key_length(config["head_dim"])
         w.add_value_length(config["head_dim"])
@@ -101,19 +131,22 @@ def write(path, architecture, config, tensors, type_of):
         w.add_sliding_window(config["sliding_window"])
     w.add_bos_token_id(config["bos_token_id"])
     w.add_eos_token_id(config["eos_token_id"])
+    add_family(w, architecture, config)
     factors = rope_factors(config)
     if factors is not None:
         w.add_tensor("rope_freqs.weight", factors)
-    for name, value in tensors.items():
-        if architecture == "llama" and ".q_proj." in name:
+    for name, value in named(architecture, config, tensors).items():
+        if architecture in ("llama", "granite") and ".attn_q." in name:
             value = interleave(value, config["num_attention_heads"])
-        if architecture == "llama" and ".k_proj." in name:
+        if architecture in ("llama", "granite") and ".attn_k." in name:
             value = interleave(value, config["num_key_value_heads"])
-        kind = T.F32 if value.ndim == 1 else type_of(name)
+        if architecture.startswith("gemma") and name.endswith("norm.weight"):
+            value = value + 1
+        kind = T.F32 if value.ndim == 1 or ".ffn_gate_inp." in name else type_of(name)
         if kind == T.F32:
-            w.add_tensor(gguf_name(name), value.astype(np.float32))
+            w.add_tensor(name, value.astype(np.float32))
         else:
-            w.add_tensor(gguf_name(name), gguf.quants.quantize(value, kind), raw_dtype=kind)
+            w.add_tensor(name, gguf.quants.quantize(value, kind), raw_dtype=kind)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -198,8 +231,14 @@ def write_safetensors(path, tensors):
 
 def main():
     out = pathlib.Path(sys.argv[1])
-    config, tensors = read_model(DATA / "hf" / "llama3-12q4kv")
-    write(out / "llama3-12q4kv.gguf", "llama", config, tensors, lambda name: T.BF16)
+    models = {"llama3-12q4kv": "llama", "mixtral-8q2kv-4experts": "llama",
+              "phi3-15q5kv-longrope": "phi3", "granite-12q4kv": "granite",
+              "gemma3-12q3kv": "gemma3", "olmo2-8q4kv": "olmo2"}
+    for model, architecture in models.items():
+        config, tensors = read_model(DATA / "hf" / model)
+        write(out / f"{model}.gguf", architecture, config, tensors, lambda name: T.BF16)
+        if architecture == "phi3":
+            write(out / "phi3-parts.gguf", architecture, config, tensors, lambda name: T.BF16, 9)
     write_mixed(out)
 
 

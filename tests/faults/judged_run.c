@@ -78,6 +78,7 @@ static enum phx_status body(struct phx_world *world, void *user)
     struct test_outcome *out = user;
     struct phx_run *run = NULL;
     struct phx_run_settings settings = {.model = out->directory,
+                                        .load_mode = PHX_LOAD_MODE_MMAP, /* copies lie in no file */
                                         .expert_parallel = out->whole_experts,
                                         .device = out->mode->device,
                                         .compute = out->mode->compute,

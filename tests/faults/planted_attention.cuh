@@ -26,6 +26,18 @@ __device__ inline int32_t planted_step(const attention_args &a)
     return a.fault == FAULT_STRIDES_SWAPPED ? a.n_kv_heads : 1;
 }
 
+/// Where a row of the pages lies in the tensors that bulk copies see, whose rows are planted_step()
+/// of those; negative: outside, as it was.
+__device__ inline int32_t planted_map_row(const attention_args &a, int32_t row)
+{
+    return row < 0 ? row : row / planted_step(a);
+}
+
+__device__ inline int32_t planted_map_column(const attention_args &a, int32_t row)
+{
+    return row < 0 ? 0 : row % planted_step(a) * a.head_dim;
+}
+
 /// Rows from where a KV head's keys are read to where its values are.
 __device__ inline int64_t planted_v(const attention_args &a, int32_t kv_head)
 {

@@ -6,7 +6,8 @@
  *   test_faults              every fault is visible somewhere, with several ranks and, where it can
  *                            be, with one
  *   test_faults cuda         every fault on GPUs, on models that together show them all
- *   test_audit clean         no fault, but every model on GPUs, by the backend's own kernels
+ *   test_audit clean TYPE    no fault, but every model on GPUs, by the backend's own kernels, in
+ * f32, bf16 or f16
  *
  * On GPUs, ranks share them if need be; the exit status without any is 77. */
 #include "tests/support/check.h"
@@ -285,25 +286,23 @@ static void test_faults_on_gpus(void **state)
     }
 }
 
+static enum phx_dtype clean_type;
+
 static void test_clean_on_gpus(void **state)
 {
-    static const struct test_mode modes[] = {
-        {"f32 on GPUs", PHX_DEVICE_CUDA, PHX_F32, 1e-3, false},
-        {"bf16 on GPUs", PHX_DEVICE_CUDA, PHX_BF16, 3e-2, false},
-        {"f16 on GPUs", PHX_DEVICE_CUDA, PHX_F16, 3e-2, false}};
+    const struct test_mode mode = {"on GPUs", PHX_DEVICE_CUDA, clean_type,
+                                   clean_type == PHX_F32 ? 1e-3 : 3e-2, false};
     (void)state;
     n_wrong = 0;
-    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
-        for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
-            char directory[600];
-            folder_of(models[m], directory);
-            const struct test_shape s = shape_of(directory);
-            for (int whole = 0; whole <= s.experts; whole++)
-                for (int size = 1; size <= s.kv; size++)
-                    run_fault(&(struct column){models[m], size, &modes[i], true, whole == 1},
-                              FAULT_NONE, directory, &(struct test_expected){.visible = false},
-                              cells[FAULT_NONE][0]);
-        }
+    for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
+        char directory[600];
+        folder_of(models[m], directory);
+        const struct test_shape s = shape_of(directory);
+        for (int whole = 0; whole <= s.experts; whole++)
+            for (int size = 1; size <= s.kv; size++)
+                run_fault(&(struct column){models[m], size, &mode, true, whole == 1}, FAULT_NONE,
+                          directory, &(struct test_expected){.visible = false},
+                          cells[FAULT_NONE][0]);
     }
     assert_int_equal(n_wrong, 0);
 }
@@ -423,7 +422,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest clean[] = {cmocka_unit_test(test_clean_on_gpus)};
     const struct CMUnitTest faults[] = {cmocka_unit_test(test_faults_on_gpus)};
     if (argc < 2) return cmocka_run_group_tests(table, make_bias_model, drop_bias_model);
-    const bool cleanly = strcmp(argv[1], "clean") == 0;
+    const bool cleanly = argc == 3 && strcmp(argv[1], "clean") == 0;
+    if (cleanly && !test_compute_type(argv[2], &clean_type)) return 2;
     if (cleanly || strcmp(argv[1], "cuda") == 0) {
         if (test_count_gpus() == 0) return TEST_SKIPPED;
         if (cleanly) return cmocka_run_group_tests(clean, make_bias_model, drop_bias_model);

@@ -8,7 +8,7 @@
 #include "launch/options_table.h"
 #include "tests/support/check.h"
 
-enum { MAX_ARGS = 32 };
+enum { MAX_ARGS = 48 };
 
 /// "generate|-p|a b" into argv.
 struct command_line {
@@ -67,11 +67,11 @@ static void test_defaults(void **state)
     assert_int_equal(o->threads, 0);
     assert_int_equal(o->tensor_parallel_size, 0);
     assert_int_equal(o->max_seqs, 8);
-    assert_int_equal(o->max_batched_tokens, 512);
+    assert_int_equal(o->max_batched_tokens, 0);
     assert_int_equal(o->watchdog_timeout, 300);
     assert_int_equal(o->kv_cache, PHX_KV_AUTO);
     assert_true(o->gpu_memory_utilization == 0.9);
-    assert_int_equal(o->given, 0);
+    assert_true(o->given[0] == 0 && o->given[1] == 0);
     assert_false(phx_options_given(o, "--temp"));
     phx_options_destroy(o);
     phx_options_destroy(NULL);
@@ -206,6 +206,54 @@ static void test_audit_and_compare(void **state)
     phx_options_destroy(o);
 }
 
+static void check_ints(const struct phx_int_list *list, const char *expected)
+{
+    char text[256] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < list->n; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%d", i > 0 ? "," : "",
+                                 list->items[i]);
+    assert_string_equal(text, expected);
+}
+
+static void test_bench(void **state)
+{
+    (void)state;
+    struct phx_options *o = parse("bench");
+    check_ints(&o->bench_prompt, "512");
+    check_ints(&o->bench_generate, "128");
+    check_ints(&o->depth, "0");
+    check_ints(&o->batches, "1");
+    check_ints(&o->step_tokens, "2048");
+    check_ints(&o->part_tokens, "0");
+    check_ints(&o->thread_counts, "");
+    assert_true(o->bench_both.n == 0 && o->repetitions == 5 && !o->breakdown);
+    assert_true(o->output == PHX_OUTPUT_MD && o->fill == PHX_FILL_COMPUTED);
+    phx_options_destroy(o);
+
+    o = parse(
+        "bench|-p|0|-n|1,2|-n|8-11|--batch|1-64*4|-d|0,5-10+2|-t|1-3|-b|7|-ub=9-9|-pg|512,128|"
+        "-pg|1,1|-r|3|-o|jsonl|--fill|noise|--breakdown|--load-format|dummy|-tp|2");
+    check_ints(&o->bench_prompt, "0");
+    check_ints(&o->bench_generate, "1,2,8,9,10,11");
+    check_ints(&o->batches, "1,4,16,64");
+    check_ints(&o->depth, "0,5,7,9");
+    check_ints(&o->thread_counts, "1,2,3");
+    check_ints(&o->step_tokens, "7");
+    check_ints(&o->part_tokens, "9");
+    assert_int_equal(o->bench_both.n, 2);
+    assert_true(o->bench_both.items[0].first == 512 && o->bench_both.items[0].second == 128);
+    assert_true(o->bench_both.items[1].first == 1 && o->bench_both.items[1].second == 1);
+    assert_true(o->repetitions == 3 && o->output == PHX_OUTPUT_JSONL && o->breakdown);
+    assert_true(o->fill == PHX_FILL_NOISE && o->tensor_parallel_size == 2);
+    phx_options_destroy(o);
+
+    o = parse("bench|--test|0,1,2,3|--test=4,5,6,7|-d|9");
+    assert_int_equal(o->tests.n, 2);
+    assert_string_equal(o->tests.items[1], "4,5,6,7");
+    phx_options_destroy(o);
+}
+
 static void test_help_and_version(void **state)
 {
     (void)state;
@@ -248,6 +296,29 @@ static const struct {
     {"generate|--ids=4", "--ids: not an option of generate but of tokenize"},
     {"tokenize|--temp|1", "--temp: not an option of tokenize but of generate"},
     {"generate|hello", "hello: not an option of generate; a text is given with -p TEXT"},
+    {"bench|-p|1,,2",
+     "-p 1,,2: must be numbers and ranges with commas between them, like 1,2,8-64*2"},
+    {"bench|-p|", "-p : must be numbers and ranges with commas between them, like 1,2,8-64*2"},
+    {"bench|-n|-1", "-n -1: must be numbers and ranges with commas between them, like 1,2,8-64*2"},
+    {"bench|-n|1-4/2",
+     "-n 1-4/2: must be numbers and ranges with commas between them, like 1,2,8-64*2"},
+    {"bench|-n|1-4+",
+     "-n 1-4+: must be numbers and ranges with commas between them, like 1,2,8-64*2"},
+    {"bench|-d|8-4", "-d 8-4: must be ranges that rise to their ends"},
+    {"bench|-d|0-4*2", "-d 0-4*2: must be ranges that rise to their ends"},
+    {"bench|-d|1-4*1", "-d 1-4*1: must be ranges that rise to their ends"},
+    {"bench|-d|1-4+0", "-d 1-4+0: must be ranges that rise to their ends"},
+    {"bench|-d|0-2000000000", "-d: more than 1024 numbers"},
+    {"bench|-r|1-3", "-r 1-3: must be a whole number"},
+    {"bench|-n|3000000000",
+     "-n 3000000000: must be numbers and ranges with commas between them, like 1,2,8-64*2"},
+    {"bench|--batch|0-3", "--batch 0: must be in [1, 65535]"},
+    {"bench|--batch|0", "--batch 0: must be in [1, 65535]"},
+    {"bench|--batch|1-x",
+     "--batch 1-x: must be numbers and ranges with commas between them, like 1,2,8-64*2"},
+    {"bench|-pg|512", "-pg 512: must be two numbers, like 512,128"},
+    {"bench|-pg|512,0", "-pg 0: must be 1 or more"},
+    {"bench|-o|xml", "-o xml: must be md, csv, json or jsonl"},
     {"perplexity|a.txt", "a.txt: not an option of perplexity; a text is given with -f FILE"},
     {"audit|--json", "--json: needs a value, FILE"},
     {"audit|--heads|0|--brief", "--brief shows no single heads: leave out --heads or --brief"},
@@ -562,6 +633,7 @@ int main(void)
         cmocka_unit_test(test_values_that_look_like_something_else),
         cmocka_unit_test(test_other_verbs),
         cmocka_unit_test(test_audit_and_compare),
+        cmocka_unit_test(test_bench),
         cmocka_unit_test(test_help_and_version),
         cmocka_unit_test(test_bad_lines),
         cmocka_unit_test(test_too_many_biases),

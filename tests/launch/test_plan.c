@@ -364,10 +364,10 @@ static void times_are_bytes_and_sums(void **state)
         double decode = bytes / gpu->read_bytes_s + (i == 0 ? 0 : 57 * sum);
         double value = json_real_value(json_object_get(prediction, "decode_s"));
         if (fabs(value / decode - 1) > 1e-3) fail_msg("decode: %g s, by hand %g", value, decode);
-        /* 512 rows multiply longer than they read; the last MLP and the head see one row. */
-        double rows = 512 * (matrices - 3 * e * f) + 3 * e * f + v * e;
-        double operations = 2 * rows / t + layers * 4 * e / t * 512 * 513 / 2;
-        double ring = gpu->ring.latency_s + 2 * (t - 1) / t * 512 * e * 2 / gpu->ring.bytes_s;
+        /* 2048 rows multiply longer than they read; the last MLP and the head see one row. */
+        double rows = 2048 * (matrices - 3 * e * f) + 3 * e * f + v * e;
+        double operations = 2 * rows / t + layers * 4 * e / t * 2048 * 2049 / 2;
+        double ring = gpu->ring.latency_s + 2 * (t - 1) / t * 2048 * e * 2 / gpu->ring.bytes_s;
         double prompt = operations / gpu->operations_s + (i == 0 ? 0 : 55 * ring);
         value = json_real_value(json_object_get(prediction, "prompt_s"));
         if (fabs(value / prompt - 1) > 3e-2) fail_msg("prompt: %g s, by hand %g", value, prompt);
@@ -433,7 +433,7 @@ static void mistakes_are_sentences(void **state)
         {"-T 99999999999999999999", "must be all", PHX_USAGE},
         {"-c 5000000", "-c 5000000: the model has positions for", PHX_USAGE},
         {"--batch 0", "--batch 0: must be", PHX_USAGE},
-        {"--batch 600",
+        {"--batch 600 --max-num-batched-tokens 512",
          "--batch 600 takes as many tokens a step, and --max-num-batched-tokens is 512", PHX_USAGE},
         {"--load-format safetensors -m " PHX_SHAPES "/qwen2.5-0.5b", "safetensors", PHX_NOT_FOUND},
         {"-m " PHX_SHAPES, "config.json", PHX_NOT_FOUND},

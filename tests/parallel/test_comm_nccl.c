@@ -448,28 +448,9 @@ static void test_abort(void **state)
     assert_ok(phx_world_threads_run(2, run_lonely, NULL));
 }
 
-static void test_bytes(void **state)
-{
-    (void)state;
-    struct phx_comm_options options = {.kind = PHX_COMM_NCCL, .max_gather_bytes = 1000};
-    options.max_reduce_bytes = 64 << 20;
-    const size_t mega = 1 << 20;
-    /* A sum of 1 MB takes 2 MB in lines, of each rank, twice; the gathers' pieces are small. */
-    assert_in_range(phx_comm_bytes(&options, 2), 8 * mega, 9 * mega);
-    assert_in_range(phx_comm_bytes(&options, 8), 32 * mega, 33 * mega);
-    assert_in_range(phx_comm_bytes(&options, 9), 1, mega); /* too many ranks to fuse */
-    options.allreduce = PHX_ALLREDUCE_NCCL;
-    assert_in_range(phx_comm_bytes(&options, 2), 1, mega);
-    options.max_gather_bytes = 100 * mega;
-    assert_in_range(phx_comm_bytes(&options, 3), 32 * mega, 33 * mega);
-    options.kind = PHX_COMM_HOST;
-    assert_int_equal(phx_comm_bytes(&options, 2), 0);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_ranks),
         cmocka_unit_test(test_abort),
     };

@@ -296,6 +296,64 @@ static void decoding_goes_on(void **state)
     phx_request_destroy(long_one);
 }
 
+static int32_t steps_until_idle(struct phx_scheduler *s)
+{
+    int32_t n = 0;
+    while (phx_scheduler_next(s)->n > 0) {
+        complete(s);
+        n++;
+    }
+    return n;
+}
+
+/* Requests wait where they are held; sent back, they do the same again, in the same pages. */
+static void held_and_sent_back(void **state)
+{
+    (void)state;
+    struct phx_scheduler *s = NULL;
+    struct phx_scheduler_limits limits = {2, 16, 2, 200, 8};
+    assert_ok(phx_scheduler_create(&limits, &s));
+    struct phx_request *r[2] = {request_of(80, 50), request_of(80, 50)};
+    int32_t page = -1;
+    for (int i = 0; i < 2; i++) {
+        r[i]->n_hold = 70;
+        assert_ok(phx_scheduler_submit(s, r[i]));
+    }
+    assert_int_equal(steps_until_idle(s), 9); /* 140 rows by 16 */
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 2; i++) {
+            assert_true(r[i]->n_computed == 70 && r[i]->n_ids == 80 && r[i]->slot == i);
+            r[i]->n_hold = 90;
+        }
+        assert_int_equal(steps_until_idle(s), 2 + 10);
+        for (int i = 0; i < 2; i++) {
+            assert_true(r[i]->n_computed == 90 && r[i]->n_ids == 91);
+            assert_int_equal(r[i]->finish, PHX_FINISH_NONE);
+            phx_request_seek(r[i], 70);
+        }
+        int32_t now = phx_kv_cache_page(phx_scheduler_cache(s), 1, 1);
+        assert_true(page == -1 || page == now);
+        page = now;
+    }
+    for (int i = 0; i < 2; i++) phx_request_cancel(r[i], PHX_FINISH_CANCELLED);
+    assert_int_equal(steps_until_idle(s), 0);
+    assert_int_equal(phx_kv_cache_free_pages(phx_scheduler_cache(s)), limits.n_pages);
+
+    /* One that never read what lies before. */
+    struct phx_request *skips = request_of(101, 50);
+    phx_request_seek(skips, 100);
+    skips->n_hold = 103;
+    assert_ok(phx_scheduler_submit(s, skips));
+    const struct phx_schedule *first = phx_scheduler_next(s);
+    assert_true(first->n_rows == 1 && first->entries[0].position == 100);
+    complete(s);
+    assert_int_equal(steps_until_idle(s), 2);
+    assert_int_equal(skips->n_ids, 104);
+    phx_scheduler_destroy(s);
+    phx_request_destroy(skips);
+    for (int i = 0; i < 2; i++) phx_request_destroy(r[i]);
+}
+
 static void refusals(void **state)
 {
     (void)state;
@@ -365,9 +423,8 @@ static void draw_kinds(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_loads),
-        cmocka_unit_test(decoding_goes_on),
-        cmocka_unit_test(refusals),
+        cmocka_unit_test(random_loads),       cmocka_unit_test(decoding_goes_on),
+        cmocka_unit_test(held_and_sent_back), cmocka_unit_test(refusals),
         cmocka_unit_test(draw_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

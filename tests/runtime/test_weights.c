@@ -318,7 +318,10 @@ static struct model *loaded(const struct phx_config *config,
         struct phx_load_report report;
         struct progress progress = {0};
         if (checkpoint) assert_int_equal(phx_weights_check(config, plan, checkpoint), PHX_OK);
-        struct phx_load_options options = {on_progress, &progress};
+        struct phx_load_options options = {.mode =
+                                               (enum phx_load_mode)(rank % PHX_LOAD_MODE_DIRECT),
+                                           .progress = on_progress,
+                                           .progress_user = &progress};
         enum phx_status status =
             checkpoint
                 ? phx_weights_load(config, plan, checkpoint, stream, &options, &weights, &report)
@@ -330,6 +333,7 @@ static struct model *loaded(const struct phx_config *config,
             assert_int_equal(report.read_bytes, (size_t)g.n_elements * element_bytes(checkpoint));
         assert_int_equal(report.file_bytes, checkpoint ? phx_checkpoint_bytes(checkpoint) : 0);
         assert_int_equal(progress.done, report.read_bytes);
+        assert_true(report.fetch_bytes >= report.read_bytes);
         assert_int_equal(progress.total, report.read_bytes);
         assert_int_equal(report.device_bytes, g.buffer_bytes);
         size_t by_kind[PHX_WEIGHT_KIND_COUNT];

@@ -1,6 +1,7 @@
 #include "tests/support/gpus.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "kernels/device.h"
 
@@ -22,4 +23,15 @@ int test_count_gpus(void)
     }
     phx_fail_clear();
     return options.ordinal;
+}
+
+bool test_compute_type(const char *name, enum phx_dtype *out)
+{
+    static const char *const names[] = {"f32", "bf16", "f16"};
+    static const enum phx_dtype types[] = {PHX_F32, PHX_BF16, PHX_F16};
+    for (int i = 0; i < 3; i++) {
+        *out = types[i];
+        if (strcmp(name, names[i]) == 0) return true;
+    }
+    return false;
 }

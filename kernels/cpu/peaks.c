@@ -1,4 +1,4 @@
-#include "bench/peaks.h"
+#include "kernels/cpu/peaks.h"
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@ enum {
 static const size_t huge_page = (size_t)2 << 20;
 static const size_t slice_bytes = (size_t)16 << 20; /* of a thread, in a run: about a millisecond */
 
-double phx_bench_seconds(void)
+double phx_peak_seconds(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -31,11 +31,11 @@ double phx_bench_seconds(void)
 /* Seconds of the fastest of at least five runs, over half a second: others may use the machine. */
 static double best_seconds(struct phx_pool *pool, void (*body)(void *, int), void *user)
 {
-    double best = 1e30, start = phx_bench_seconds();
-    for (int round = 0; round < 5 || phx_bench_seconds() - start < 0.5; round++) {
-        double begin = phx_bench_seconds();
+    double best = 1e30, start = phx_peak_seconds();
+    for (int round = 0; round < 5 || phx_peak_seconds() - start < 0.5; round++) {
+        double begin = phx_peak_seconds();
         phx_pool_run(pool, body, user);
-        double seconds = phx_bench_seconds() - begin;
+        double seconds = phx_peak_seconds() - begin;
         if (seconds < best) best = seconds;
     }
     return best;
@@ -46,87 +46,103 @@ static _Thread_local volatile float sink;
 
 /* ---- reading ---- */
 
-/* Each thread has `share` bytes and reads a slice of them in a run, the next one in the next run:
- * what it reads has long left the caches. */
+enum { MAX_THREADS = 4096, UNIT_BYTES = 256 };
+
 struct reading {
-    const char *buffer;
-    size_t share, slice;
-    size_t offset; /* of this run's slice in each share */
+    const char *from;
+    size_t bytes;
+    int n_threads;
+    uint32_t sums[MAX_THREADS];
 };
 
-static const char *slice_of(const struct reading *r, int thread)
+/* The part of a thread: whole units of 256 bytes. */
+static const char *part_of(const struct reading *r, int thread, size_t *out_bytes)
 {
-    return r->buffer + (size_t)thread * r->share + r->offset;
+    size_t units = r->bytes / UNIT_BYTES, n = (size_t)r->n_threads, t = (size_t)thread;
+    size_t begin = units * t / n, end = units * (t + 1) / n;
+    *out_bytes = (end - begin) * UNIT_BYTES;
+    return r->from + begin * UNIT_BYTES;
 }
 
 static void read_portable(void *user, int thread)
 {
-    const struct reading *r = user;
-    const uint64_t *from = (const uint64_t *)slice_of(r, thread);
+    struct reading *r = user;
+    size_t bytes;
+    const uint64_t *from = (const uint64_t *)part_of(r, thread, &bytes);
     uint64_t sums[8] = {0};
-    for (size_t i = 0; i < r->slice / sizeof *from; i += 8)
-        for (int j = 0; j < 8; j++) sums[j] += from[i + (size_t)j];
-    for (int j = 1; j < 8; j++) sums[0] += sums[j];
-    sink = (float)sums[0];
+    for (size_t i = 0; i < bytes / sizeof *from; i += 8)
+        for (int j = 0; j < 8; j++) sums[j] ^= from[i + (size_t)j];
+    for (int j = 1; j < 8; j++) sums[0] ^= sums[j];
+    r->sums[thread] = (uint32_t)(sums[0] ^ sums[0] >> 32);
 }
 
 #ifdef __x86_64__
 __attribute__((target("avx2"))) static void read_avx2(void *user, int thread)
 {
-    const struct reading *r = user;
-    const char *from = slice_of(r, thread);
+    struct reading *r = user;
+    size_t bytes;
+    const char *from = part_of(r, thread, &bytes);
     __m256i sums[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
                        _mm256_setzero_si256()};
-    for (size_t i = 0; i < r->slice; i += 128) {
+    for (size_t i = 0; i < bytes; i += 128) {
         _mm_prefetch(from + i + 4096, _MM_HINT_T0);
         _mm_prefetch(from + i + 4096 + 64, _MM_HINT_T0);
         for (int j = 0; j < 4; j++) {
             const __m256i *at = (const __m256i *)(from + i + 32 * (size_t)j);
-            sums[j] = _mm256_or_si256(sums[j], _mm256_load_si256(at));
+            sums[j] = _mm256_xor_si256(sums[j], _mm256_load_si256(at));
         }
     }
-    for (int j = 1; j < 4; j++) sums[0] = _mm256_or_si256(sums[0], sums[j]);
-    sink = (float)_mm256_extract_epi32(sums[0], 0);
+    for (int j = 1; j < 4; j++) sums[0] = _mm256_xor_si256(sums[0], sums[j]);
+    uint32_t words[8];
+    _mm256_storeu_si256((__m256i *)words, sums[0]);
+    for (int j = 1; j < 8; j++) words[0] ^= words[j];
+    r->sums[thread] = words[0];
 }
 #endif
 
-static double best_slice(struct phx_pool *pool, void (*body)(void *, int), struct reading *r)
+static uint32_t read_with(struct phx_pool *pool, void (*body)(void *, int), const char *from,
+                          size_t bytes)
 {
-    double best = 1e30, start = phx_bench_seconds();
-    do {
-        for (r->offset = 0; r->offset + r->slice <= r->share; r->offset += r->slice) {
-            double begin = phx_bench_seconds();
-            phx_pool_run(pool, body, r);
-            double seconds = phx_bench_seconds() - begin;
-            if (seconds < best) best = seconds;
-        }
-    } while (phx_bench_seconds() - start < 0.5);
-    return best;
+    struct reading r = {.from = from, .bytes = bytes, .n_threads = phx_pool_size(pool)};
+    uint32_t sum = 0;
+    phx_pool_run(pool, body, &r);
+    for (int t = 0; t < r.n_threads; t++) sum ^= r.sums[t];
+    return sum;
 }
 
+uint32_t phx_peak_read_once(struct phx_pool *pool, const char *from, size_t bytes)
+{
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx2")) return read_with(pool, read_avx2, from, bytes);
+#endif
+    return read_with(pool, read_portable, from, bytes);
+}
+
+/* A slice at a time, the next one in the next run: what is read has long left the caches. */
 double phx_peak_read(struct phx_pool *pool)
 {
     struct phx_memory memory;
     phx_memory_read("", &memory);
     long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    size_t n_threads = (size_t)phx_pool_size(pool), wanted = (size_t)1 << 30;
+    size_t slice = (size_t)phx_pool_size(pool) * slice_bytes, wanted = (size_t)1 << 30;
     if (cache > 0 && wanted < 3 * (size_t)cache) wanted = 3 * (size_t)cache;
     if (wanted > memory.free_bytes / 2) wanted = memory.free_bytes / 2;
-    size_t share = wanted / n_threads / huge_page * huge_page;
-    char *buffer = share > 0 ? aligned_alloc(huge_page, n_threads * share) : NULL;
+    size_t bytes = wanted / slice * slice;
+    char *buffer = bytes > 0 ? aligned_alloc(huge_page, bytes) : NULL;
     if (buffer == NULL) return 0.0;
-    madvise(buffer, n_threads * share, MADV_HUGEPAGE);
-    memset(buffer, 1, n_threads * share);
-    struct reading reading = {buffer, share, share < slice_bytes ? share : slice_bytes, 0};
-    double best = best_slice(pool, read_portable, &reading);
-#ifdef __x86_64__
-    if (__builtin_cpu_supports("avx2")) {
-        double seconds = best_slice(pool, read_avx2, &reading);
-        if (seconds < best) best = seconds;
-    }
-#endif
+    madvise(buffer, bytes, MADV_HUGEPAGE);
+    memset(buffer, 1, bytes);
+    double best = 1e30, start = phx_peak_seconds();
+    do {
+        for (size_t at = 0; at < bytes; at += slice) {
+            double begin = phx_peak_seconds();
+            sink = (float)phx_peak_read_once(pool, buffer + at, slice);
+            double seconds = phx_peak_seconds() - begin;
+            if (seconds < best) best = seconds;
+        }
+    } while (phx_peak_seconds() - start < 0.5);
     free(buffer);
-    return (double)(n_threads * reading.slice) / best;
+    return (double)slice / best;
 }
 
 /* ---- arithmetic ---- */

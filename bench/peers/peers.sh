@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# What a user would run instead, in turn with Phalanx, on the same machine and shape: one table,
+# then the JSON lines.
+#
+#   bench/peers/peers.sh [-d cpu|cuda] [-m MODEL] [-b BUILD] [-r ROUNDS] [-o RESULT_FILE]
+#                        [-t THREADS] [-p PROMPT] [-n TOKENS] [-c CONTEXT]
+#
+# -d cuda (default where there are GPUs): transformers' generate() op by op and with a static cache,
+#    compiled, on one GPU; its tensor parallelism on two; a compiled decoder in plain PyTorch on one
+#    and two (for the shape of Llama-3-8B).
+# -d cpu: llama.cpp through llama-cpp-python, on a GGUF of the same shape and type (bf16) that
+#    make_gguf.py writes; transformers' generate() if torch is there.
+# Weights are made up. PYTHON: the interpreter (default python3). A peer that this machine lacks is
+# named and left out. PHX_COMMIT: what the result calls the commit where git does not know.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+device="" model="" build="" rounds=2 out="" threads=$(nproc) prompt=512 tokens=32 context=128
+command="bench/peers/peers.sh $*"
+python=${PYTHON:-python3}
+while getopts d:m:b:r:o:t:p:n:c: option; do
+    case $option in
+        d) device=$OPTARG ;;
+        m) model=$OPTARG ;;
+        b) build=$OPTARG ;;
+        r) rounds=$OPTARG ;;
+        o) out=$OPTARG ;;
+        t) threads=$OPTARG ;;
+        p) prompt=$OPTARG ;;
+        n) tokens=$OPTARG ;;
+        c) context=$OPTARG ;;
+        *) sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    esac
+done
+n_gpus=$( (nvidia-smi --list-gpus 2>/dev/null || true) | wc -l)
+[ -n "$device" ] || { [ "$n_gpus" -gt 0 ] && device=cuda || device=cpu; }
+if [ "$device" = cuda ]; then
+    : "${model:=bench/shapes/llama-3.1-8b}" "${build:=build/gpu}"
+    : "${out:=bench/results/peers-gpu.md}"
+    machine="$n_gpus x $(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)"
+    words=(-b 8192 -ub 8192)
+else
+    : "${model:=tests/data/dummy/llama-3.2-1b}" "${build:=build/release}"
+    : "${out:=bench/results/peers-cpu.md}"
+    machine="$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1), $(nproc) processors"
+    words=(--dtype bfloat16 -t "$threads")
+fi
+shape=$(basename "$model")
+commit=${PHX_COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+keep() { # COMMAND...: its JSON lines; a failure does not end the rest
+    echo "$*" >&2
+    "$@" | { grep '^{' || true; } | tee -a "$work/lines" || { echo "failed: $*" >&2; failed=1; }
+}
+has() { # PACKAGE
+    "$python" -c "import $1" 2>/dev/null || { echo "left out, for want of $1: $2" >&2; return 1; }
+}
+phalanx() { # RANKS
+    local options=(-np "$1" --bind-to none)
+    [ "$(id -u)" -ne 0 ] || options+=(--allow-run-as-root)
+    mpirun "${options[@]}" "$build/launch/phalanx" bench -m "$model" --load-format dummy \
+        --device "$device" -o jsonl -r 3 "${words[@]}" --test "$prompt,0,0,1" \
+        --test "0,$tokens,$context,1" | "$python" -c '
+import json, sys
+for line in sys.stdin:
+    row = json.loads(line)
+    row |= {"set": "peer", "by": "phalanx", "shape": sys.argv[1], "tp": row["tp_size"],
+            "op": row["test"], "batch": 1, "context": row["n_depth"], "tokens_per_s": row["avg_ts"]}
+    row["ms_per_token" if row["n_gen"] else "prompt_ms"] = row["avg_ns"] / 1e6 / (row["n_gen"] or 1)
+    print(json.dumps(row))' "$shape"
+}
+generate() { # RANKS MODES
+    local start=("$python")
+    [ "$1" -eq 1 ] || start=("$python" -m torch.distributed.run --nproc-per-node "$1")
+    "${start[@]}" bench/peers/transformers_generate.py --model "$model" --device "$device" \
+        --modes "$2" --prompt "$prompt" --context "$context" --tokens "$tokens" --threads "$threads"
+}
+decoder() { # RANKS
+    local start=("$python")
+    [ "$1" -eq 1 ] || start=("$python" -m torch.distributed.run --nproc-per-node "$1")
+    "${start[@]}" bench/peers/torch_decoder.py --context "$context"
+}
+on_gpus() { # RANKS
+    keep phalanx "$1"
+    has torch "transformers and the compiled decoder" || return 0
+    [ "$1" -eq 1 ] && modes=eager,static || modes=eager
+    ! has transformers "transformers' generate()" || keep generate "$1" "$modes"
+    [ "$shape" != llama-3.1-8b ] || keep decoder "$1"
+}
+on_cpu() {
+    keep phalanx 1
+    if has llama_cpp llama.cpp && has gguf llama.cpp; then
+        [ -e "$work/model.gguf" ] || "$python" bench/peers/make_gguf.py "$model" "$work/model.gguf"
+        keep "$python" bench/peers/llama_cpp.py --model "$work/model.gguf" --shape "$shape" \
+            --threads "$threads" --prompt "$prompt" --tokens "$tokens" --context "$context"
+    fi
+    ! has transformers "transformers' generate()" || keep generate 1 eager
+}
+
+: >"$work/lines"
+for _ in $(seq "$rounds"); do
+    if [ "$device" = cpu ]; then
+        on_cpu
+        continue
+    fi
+    for ranks in 1 2; do
+        [ "$ranks" -gt "$n_gpus" ] || on_gpus "$ranks"
+    done
+done
+mkdir -p "$(dirname "$out")"
+{
+    printf '# %s beside others\n\n- machine: %s\n- date: %s\n' "$shape" "$machine" "$(date -u +%F)"
+    printf -- '- commit: %s\n- command: %s\n\n' "$commit" "$command"
+    "$python" -c '
+import json, statistics, sys
+rows = {}
+for line in open(sys.argv[1]):
+    row = json.loads(line)
+    rows.setdefault((row["by"], row["tp"]), []).append(row)
+def cell(found, name):
+    values = [row[name] for row in found if name in row]
+    if not values:
+        return ""
+    return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
+print("medians over rounds, and their range\n")
+print("| by | ranks | ms a token | prompt, ms |")
+print("|---|---:|---:|---:|")
+for (by, tp), found in rows.items():
+    print(f"| {by} | {tp} |", cell(found, "ms_per_token"), "|", cell(found, "prompt_ms"), "|")
+' "$work/lines"
+    printf '\n```json\n'
+    cat "$work/lines"
+    printf '```\n'
+} >"$out"
+echo "$out" >&2
+exit "$failed"

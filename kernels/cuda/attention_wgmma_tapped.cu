@@ -1,0 +1,3 @@
+/* As attention_tapped.cu. */
+#define PHX_TAPPED
+#include "kernels/cuda/attention_wgmma.cu"
