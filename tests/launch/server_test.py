@@ -8,8 +8,10 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ import time
 import unittest
 
 PHALANX, RANKS, MPIRUN = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../data/templates/chatml.jinja")
 SLOW = int(os.environ.get("PHX_TEST_SLOW", "1"))  # sanitizers: more
 
 
@@ -40,7 +43,7 @@ class Server:
                 self.process.kill()
                 raise AssertionError("the server does not start:\n" + self.text())
             time.sleep(0.05)
-        self.port = int(re.search(r"http://127\.0\.0\.1:(\d+): ready", self.text()).group(1))
+        self.port = int(re.search(r"https?://127\.0\.0\.1:(\d+): ready", self.text()).group(1))
         with open(self.pid_file) as file:
             self.pid = int(file.read())
 
@@ -453,6 +456,69 @@ class Limits(unittest.TestCase):
         self.assertNotIn("correct-horse", server.text())
         lines = [json.loads(l) for l in server.text().splitlines() if l.startswith("{")]
         self.assertEqual([l["status"] for l in lines], [200, 401, 401, 401, 401, 401, 200])
+
+
+class Chats(unittest.TestCase):
+    MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "To be?"}]
+    TEXT = ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nTo be?<|im_end|>\n"
+            "<|im_start|>assistant\n")
+
+    def test_chat(self):
+        """A chat is a completion of the template's text."""
+        server = Server("--chat-template", TEMPLATE)
+        body = {"messages": self.MESSAGES, "max_tokens": 12, "temperature": 0}
+        self.assertEqual(server.call("/apply-template", body), (200, {"prompt": self.TEXT}))
+        want = server.complete(prompt=self.TEXT, add_special_tokens=False, max_tokens=12,
+                               temperature=0)["choices"][0]["text"]
+        status, answer = server.call("/v1/chat/completions", body)
+        self.assertEqual(status, 200, answer)
+        self.assertEqual(answer["object"], "chat.completion")
+        self.assertEqual(answer["choices"][0]["message"],
+                         {"role": "assistant", "content": want, "refusal": None})
+        events = server.stream("/v1/chat/completions", **body)
+        self.assertEqual({e["object"] for e in events}, {"chat.completion.chunk"})
+        self.assertEqual(events[0]["choices"][0]["delta"]["role"], "assistant")
+        text = "".join(e["choices"][0]["delta"].get("content", "") for e in events)
+        self.assertEqual(text, want)
+        status, answer = server.call("/v1/chat/completions", {**body, "tools": [{}]})
+        self.assertEqual((status, answer["error"]["param"]), (400, "tools"))
+        self.assertEqual(server.end(), 0)
+        command = [PHALANX, "chat", "--chat-template", TEMPLATE, "--system", "Be brief.", "--temp",
+                   "0", "-n", "12", "-t", "1", "--device", "cpu"]
+        if RANKS > 1:
+            command = [*MPIRUN, "-np", str(RANKS), *command]
+        out = subprocess.run(command, input=b"To be?\n/exit\n", capture_output=True, check=True)
+        self.assertEqual(out.stdout.decode(), want + "\n")
+
+    def test_no_template(self):
+        server = Server()
+        status, answer = server.call("/v1/chat/completions", {"messages": self.MESSAGES})
+        self.assertEqual(status, 400)
+        self.assertIn("--chat-template", answer["error"]["message"])
+        self.assertEqual(server.end(), 0)
+
+
+@unittest.skipIf(shutil.which("openssl") is None, "no openssl to make a certificate with")
+class Tls(unittest.TestCase):
+    def test_https(self):
+        with tempfile.TemporaryDirectory() as folder:
+            key, certificate = folder + "/key.pem", folder + "/cert.pem"
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key,
+                            "-out", certificate, "-days", "2", "-subj", "/CN=localhost", "-addext",
+                            "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+            server = Server("--ssl-certfile", certificate, "--ssl-keyfile", key)
+            context = ssl.create_default_context(cafile=certificate)
+        connect = lambda: http.client.HTTPSConnection("127.0.0.1", server.port, context=context,
+                                                      timeout=60 * SLOW)
+        server.connect = connect
+        events = server.stream(prompt="JULIET:", max_tokens=24, temperature=0)
+        self.assertEqual("".join(e["choices"][0]["text"] for e in events), generate("JULIET:", 24))
+        connection = connect()
+        connection.request("POST", "/v1/completions", json.dumps(Ends.BODY))
+        connection.getresponse().read(20)
+        connection.close()
+        server.wait_idle()
+        self.assertEqual(server.end(), 0)
 
 
 class Ends(unittest.TestCase):
