@@ -590,22 +590,32 @@ class Ends(unittest.TestCase):
         self.assertLess(time.time() - begun, 5 * SLOW)
         self.gone(server)
 
-    @unittest.skipIf(RANKS == 1, "one rank")
-    def test_rank_dies(self):
-        """Clients are told, or cut off at once; the job ends."""
-        server = Server()
-        others = subprocess.run(["pgrep", "-f", f"^{PHALANX}.*{server.pid_file}"],
-                                capture_output=True, text=True).stdout.split()
-        victim = next(int(p) for p in others if int(p) != server.pid)
+    def victim(self, server):
+        """A rank that is not rank 0."""
+        ranks = subprocess.run(["pgrep", "-f", f"^{PHALANX}.*{server.pid_file}"],
+                               capture_output=True, text=True).stdout.split()
+        return next(int(p) for p in ranks if int(p) != server.pid)
+
+    def end_by(self, server, how, seconds):
+        """What happens to another rank ends the job: clients are told, or cut off."""
+        victim = self.victim(server)
         thread, result = self.begin(server)
         begun = time.time()
-        os.kill(victim, signal.SIGKILL)
+        os.kill(victim, how)
         thread.join()
-        self.assertLess(time.time() - begun, 5 * SLOW)
+        self.assertLess(time.time() - begun, seconds * SLOW)
         self.assertTrue("error" in result or b'"error"' in result["text"], result["text"][-200:])
         self.assertNotEqual(server.process.wait(20 * SLOW), 0)
-        self.assertLess(time.time() - begun, 8 * SLOW)
+        self.assertLess(time.time() - begun, (seconds + 3) * SLOW)
         self.gone(server)
+
+    @unittest.skipIf(RANKS == 1, "one rank")
+    def test_rank_dies(self):
+        self.end_by(Server(), signal.SIGKILL, 5)
+
+    @unittest.skipIf(RANKS == 1, "one rank")
+    def test_rank_stalls(self):
+        self.end_by(Server("--watchdog-timeout", "2"), signal.SIGSTOP, 12)
 
 
 if __name__ == "__main__":
