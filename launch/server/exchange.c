@@ -6,7 +6,7 @@
 #include "kernels/base/check.h"
 #include "launch/server/server_impl.h"
 
-enum { PING_S = 15, WINDOW_BYTES = 32768 };
+enum { PING_S = 15, WINDOW_BYTES = 32768, MAX_UNREAD_BYTES = 4 << 20 };
 
 /* ---- suspended: libmicrohttpd has let go of the socket ---- */
 
@@ -192,6 +192,13 @@ enum MHD_Result phx_exchange_begin(struct exchange *x, struct phx_ask *ask)
     return look(x);
 }
 
+/* libmicrohttpd sees the end of the socket, and completes the exchange. */
+static void cut_off(struct exchange *x)
+{
+    shutdown(x->connection->fd, SHUT_RDWR);
+    phx_exchange_hang_up(x);
+}
+
 void phx_exchange_news(struct exchange *x, struct phx_news *news)
 {
     for (const struct phx_news *n = news; n != NULL; n = n->next) {
@@ -205,6 +212,8 @@ void phx_exchange_news(struct exchange *x, struct phx_news *news)
         phx_exchange_fail(x, &problem);
     }
     phx_news_destroy(news);
+    /* It asks for text, and does not read it. */
+    if (x->connection != NULL && phx_reply_events(x->reply)->n > MAX_UNREAD_BYTES) cut_off(x);
     bool over = x->n_ended == x->job->n_choices;
     if (over && x->answered_s == 0) x->answered_s = phx_job_now();
     if (x->connection != NULL) {
@@ -233,21 +242,23 @@ void phx_exchange_hang_up(struct exchange *x)
     wake(x);
 }
 
+static void ping(struct exchange *x, double now_s)
+{
+    x->sent_s = now_s;
+    if (phx_reply_ping(x->reply) == PHX_OK) wake(x);
+    phx_fail_clear();
+}
+
 void phx_exchange_tick(struct exchange *x, double now_s)
 {
     int timeout_s = x->server->options.request_timeout_s;
     if (x->connection == NULL) return;
     bool slow = !x->received && now_s - x->begun_s > timeout_s;
     bool unread = x->answered_s > 0 && now_s - x->answered_s > timeout_s;
-    if (slow || unread) {
-        /* libmicrohttpd sees its end, and completes it. */
-        shutdown(x->connection->fd, SHUT_RDWR);
-        phx_exchange_hang_up(x);
-    } else if (x->suspended && x->job->ask->stream && now_s - x->sent_s > PING_S) {
-        x->sent_s = now_s;
-        if (phx_reply_ping(x->reply) == PHX_OK) wake(x);
-        phx_fail_clear();
-    }
+    if (slow || unread)
+        cut_off(x);
+    else if (x->suspended && x->job->ask->stream && now_s - x->sent_s > PING_S)
+        ping(x, now_s);
 }
 
 /* ---- requests ---- */

@@ -5,7 +5,6 @@ openai_test.py PHALANX RANKS MPIRUN...
 Exit status 77: the package is not there. `python3 -m venv DIR && DIR/bin/pip install openai`, and
 DIR/bin first in the PATH, gives it to the test.
 """
-import os
 import sys
 import unittest
 
@@ -15,9 +14,8 @@ except ImportError:
     print("skipped: this Python has no openai package")
     sys.exit(77)
 
-from server_test import SLOW, Server, generate
+from server_test import SLOW, TEMPLATE, Server, generate
 
-TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../data/templates/chatml.jinja")
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "To be?"}]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 

@@ -14,10 +14,9 @@ import sys
 import time
 import urllib.request
 
-from server_test import SLOW, Server, post
+from server_test import SLOW, TEMPLATE, Server, post
 
 CANCELLED = 'phalanx:request_success_total{model_name="demo",finished_reason="cancelled"}'
-TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../data/templates/chatml.jinja")
 
 
 class Browser:

@@ -8,8 +8,10 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ import time
 import unittest
 
 PHALANX, RANKS, MPIRUN = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../data/templates/chatml.jinja")
 SLOW = int(os.environ.get("PHX_TEST_SLOW", "1"))  # sanitizers: more
 
 
@@ -40,7 +43,7 @@ class Server:
                 self.process.kill()
                 raise AssertionError("the server does not start:\n" + self.text())
             time.sleep(0.05)
-        self.port = int(re.search(r"http://127\.0\.0\.1:(\d+): ready", self.text()).group(1))
+        self.port = int(re.search(r"https?://127\.0\.0\.1:(\d+): ready", self.text()).group(1))
         with open(self.pid_file) as file:
             self.pid = int(file.read())
 
@@ -382,14 +385,16 @@ class Hostile(unittest.TestCase):
     def test_reads_nothing(self):
         """A client that asks for a lot and does not read: others are served, and it is ended."""
         sockets = []
-        for _ in range(8):
+        for _ in range(3):
             s = socket.create_connection(("127.0.0.1", self.server.port))
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             s.sendall(post({"prompt": "JULIET:", "max_tokens": 500, "n": 16, "stream": True,
                             "ignore_eos": True, "logprobs": 20}))
             sockets.append(s)
         self.server.complete(prompt="JULIET:", max_tokens=2)
-        self.server.wait_idle(60)
+        m = self.server.wait_idle(60)
+        self.assertGreaterEqual(
+            m['phalanx:request_success_total{model_name="demo",finished_reason="cancelled"}'], 1)
         for s in sockets:
             s.close()
 
@@ -451,6 +456,69 @@ class Limits(unittest.TestCase):
         self.assertNotIn("correct-horse", server.text())
         lines = [json.loads(l) for l in server.text().splitlines() if l.startswith("{")]
         self.assertEqual([l["status"] for l in lines], [200, 401, 401, 401, 401, 401, 200])
+
+
+class Chats(unittest.TestCase):
+    MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "To be?"}]
+    TEXT = ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nTo be?<|im_end|>\n"
+            "<|im_start|>assistant\n")
+
+    def test_chat(self):
+        """A chat is a completion of the template's text."""
+        server = Server("--chat-template", TEMPLATE)
+        body = {"messages": self.MESSAGES, "max_tokens": 12, "temperature": 0}
+        self.assertEqual(server.call("/apply-template", body), (200, {"prompt": self.TEXT}))
+        want = server.complete(prompt=self.TEXT, add_special_tokens=False, max_tokens=12,
+                               temperature=0)["choices"][0]["text"]
+        status, answer = server.call("/v1/chat/completions", body)
+        self.assertEqual(status, 200, answer)
+        self.assertEqual(answer["object"], "chat.completion")
+        self.assertEqual(answer["choices"][0]["message"],
+                         {"role": "assistant", "content": want, "refusal": None})
+        events = server.stream("/v1/chat/completions", **body)
+        self.assertEqual({e["object"] for e in events}, {"chat.completion.chunk"})
+        self.assertEqual(events[0]["choices"][0]["delta"]["role"], "assistant")
+        text = "".join(e["choices"][0]["delta"].get("content", "") for e in events)
+        self.assertEqual(text, want)
+        status, answer = server.call("/v1/chat/completions", {**body, "tools": [{}]})
+        self.assertEqual((status, answer["error"]["param"]), (400, "tools"))
+        self.assertEqual(server.end(), 0)
+        command = [PHALANX, "chat", "--chat-template", TEMPLATE, "--system", "Be brief.", "--temp",
+                   "0", "-n", "12", "-t", "1", "--device", "cpu"]
+        if RANKS > 1:
+            command = [*MPIRUN, "-np", str(RANKS), *command]
+        out = subprocess.run(command, input=b"To be?\n/exit\n", capture_output=True, check=True)
+        self.assertEqual(out.stdout.decode(), want + "\n")
+
+    def test_no_template(self):
+        server = Server()
+        status, answer = server.call("/v1/chat/completions", {"messages": self.MESSAGES})
+        self.assertEqual(status, 400)
+        self.assertIn("--chat-template", answer["error"]["message"])
+        self.assertEqual(server.end(), 0)
+
+
+@unittest.skipIf(shutil.which("openssl") is None, "no openssl to make a certificate with")
+class Tls(unittest.TestCase):
+    def test_https(self):
+        with tempfile.TemporaryDirectory() as folder:
+            key, certificate = folder + "/key.pem", folder + "/cert.pem"
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key,
+                            "-out", certificate, "-days", "2", "-subj", "/CN=localhost", "-addext",
+                            "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+            server = Server("--ssl-certfile", certificate, "--ssl-keyfile", key)
+            context = ssl.create_default_context(cafile=certificate)
+        connect = lambda: http.client.HTTPSConnection("127.0.0.1", server.port, context=context,
+                                                      timeout=60 * SLOW)
+        server.connect = connect
+        events = server.stream(prompt="JULIET:", max_tokens=24, temperature=0)
+        self.assertEqual("".join(e["choices"][0]["text"] for e in events), generate("JULIET:", 24))
+        connection = connect()
+        connection.request("POST", "/v1/completions", json.dumps(Ends.BODY))
+        connection.getresponse().read(20)
+        connection.close()
+        server.wait_idle()
+        self.assertEqual(server.end(), 0)
 
 
 class Ends(unittest.TestCase):
@@ -522,22 +590,32 @@ class Ends(unittest.TestCase):
         self.assertLess(time.time() - begun, 5 * SLOW)
         self.gone(server)
 
-    @unittest.skipIf(RANKS == 1, "one rank")
-    def test_rank_dies(self):
-        """Clients are told, or cut off at once; the job ends."""
-        server = Server()
-        others = subprocess.run(["pgrep", "-f", f"^{PHALANX}.*{server.pid_file}"],
-                                capture_output=True, text=True).stdout.split()
-        victim = next(int(p) for p in others if int(p) != server.pid)
+    def victim(self, server):
+        """A rank that is not rank 0."""
+        ranks = subprocess.run(["pgrep", "-f", f"^{PHALANX}.*{server.pid_file}"],
+                               capture_output=True, text=True).stdout.split()
+        return next(int(p) for p in ranks if int(p) != server.pid)
+
+    def end_by(self, server, how, seconds):
+        """What happens to another rank ends the job: clients are told, or cut off."""
+        victim = self.victim(server)
         thread, result = self.begin(server)
         begun = time.time()
-        os.kill(victim, signal.SIGKILL)
+        os.kill(victim, how)
         thread.join()
-        self.assertLess(time.time() - begun, 5 * SLOW)
+        self.assertLess(time.time() - begun, seconds * SLOW)
         self.assertTrue("error" in result or b'"error"' in result["text"], result["text"][-200:])
         self.assertNotEqual(server.process.wait(20 * SLOW), 0)
-        self.assertLess(time.time() - begun, 8 * SLOW)
+        self.assertLess(time.time() - begun, (seconds + 3) * SLOW)
         self.gone(server)
+
+    @unittest.skipIf(RANKS == 1, "one rank")
+    def test_rank_dies(self):
+        self.end_by(Server(), signal.SIGKILL, 5)
+
+    @unittest.skipIf(RANKS == 1, "one rank")
+    def test_rank_stalls(self):
+        self.end_by(Server("--watchdog-timeout", "2"), signal.SIGSTOP, 12)
 
 
 if __name__ == "__main__":
