@@ -34,6 +34,8 @@ static enum phx_status version(struct phx_world *world, const struct phx_options
 static enum phx_status (*const verbs[PHX_VERB_COUNT])(struct phx_world *,
                                                       const struct phx_options *) = {
     [PHX_VERB_GENERATE] = phx_verb_generate,
+    [PHX_VERB_CHAT] = phx_verb_chat,
+    [PHX_VERB_SERVE] = phx_verb_serve,
     [PHX_VERB_PERPLEXITY] = phx_verb_perplexity,
     [PHX_VERB_TOKENIZE] = phx_verb_tokenize,
     [PHX_VERB_TOPOLOGY] = phx_verb_topology,

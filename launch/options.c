@@ -439,6 +439,10 @@ static enum phx_status check_together(const struct phx_options *o)
     }
     if (o->verb == PHX_VERB_GENERATE && o->logprobs >= 0 && !o->json)
         return phx_fail(PHX_USAGE, "--logprobs goes into the JSON: give --json too");
+    if (o->api_key && o->api_key_file)
+        return phx_fail(PHX_USAGE, "--api-key and --api-key-file: give one of them");
+    if (!o->ssl_certfile != !o->ssl_keyfile)
+        return phx_fail(PHX_USAGE, "--ssl-certfile and --ssl-keyfile: give both, or none");
     if (o->brief && o->heads)
         return phx_fail(PHX_USAGE, "--brief shows no single heads: leave out --heads or --brief");
     const char *single = o->logits_out ? "--logits-out" : o->force_ids.n ? "--force-ids" : NULL;

@@ -15,6 +15,8 @@
 
 enum phx_verb {
     PHX_VERB_GENERATE,
+    PHX_VERB_CHAT,
+    PHX_VERB_SERVE,
     PHX_VERB_PERPLEXITY,
     PHX_VERB_TOKENIZE,
     PHX_VERB_TOPOLOGY,
@@ -33,6 +35,7 @@ enum phx_compute { PHX_COMPUTE_AUTO, PHX_COMPUTE_FLOAT32, PHX_COMPUTE_BFLOAT16 }
 enum phx_kv_choice { PHX_KV_AUTO, PHX_KV_F32, PHX_KV_F16, PHX_KV_BF16 };
 enum phx_fill_choice { PHX_FILL_COMPUTED, PHX_FILL_NOISE };
 enum phx_bench_output { PHX_OUTPUT_MD, PHX_OUTPUT_CSV, PHX_OUTPUT_JSON, PHX_OUTPUT_JSONL };
+enum phx_log_format { PHX_LOG_TEXT, PHX_LOG_JSON };
 enum phx_convert_type {
     PHX_CONVERT_AUTO,
     PHX_CONVERT_F32,
@@ -152,6 +155,25 @@ struct phx_options {
     bool json, verbose;
     int32_t logprobs;       ///< most likely tokens to report at each place; -1: none at all
     const char *logits_out; ///< NULL: none; only with a single prompt
+
+    /* chat */
+    const char *system_message; ///< NULL: none
+
+    /* serve */
+    const char *host;
+    int32_t port;                           ///< 0: any that is free
+    const char *served_model_name;          ///< NULL: the folder's name
+    const char *api_key, *api_key_file;     ///< at most one; NULL: nobody is asked for one
+    const char *ssl_certfile, *ssl_keyfile; ///< both or none
+    int32_t max_connections;
+    int32_t max_body_mb, max_header_kb;
+    int32_t request_timeout;   ///< seconds
+    int32_t shutdown_timeout;  ///< seconds
+    const char *chat_template; ///< file; NULL: the model's own
+    const char *pid_file;      ///< NULL: none
+    int log_format;            ///< enum phx_log_format
+    int64_t kv_cache_tokens;   ///< 0: for all texts at their longest, if they fit
+    bool no_prefix_cache;
 
     /* machine */
     int device;                    ///< enum phx_device_choice

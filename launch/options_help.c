@@ -7,9 +7,9 @@
 enum { HELP_COLUMN = 28, HELP_WIDTH = 80 };
 
 static const char *const headings[PHX_GROUP_COUNT] = {
-    [PHX_GROUP_MODEL] = "Model",   [PHX_GROUP_TEXT] = "Text",
-    [PHX_GROUP_LENGTH] = "Length", [PHX_GROUP_SAMPLING] = "Sampling",
-    [PHX_GROUP_OUTPUT] = "Output", [PHX_GROUP_MACHINE] = "Machine",
+    [PHX_GROUP_MODEL] = "Model",       [PHX_GROUP_TEXT] = "Text",     [PHX_GROUP_LENGTH] = "Length",
+    [PHX_GROUP_SAMPLING] = "Sampling", [PHX_GROUP_OUTPUT] = "Output", [PHX_GROUP_SERVER] = "Server",
+    [PHX_GROUP_MACHINE] = "Machine",
 };
 
 const char *phx_verb_name(enum phx_verb verb)

@@ -27,6 +27,7 @@ enum phx_option_group {
     PHX_GROUP_LENGTH,
     PHX_GROUP_SAMPLING,
     PHX_GROUP_OUTPUT,
+    PHX_GROUP_SERVER,
     PHX_GROUP_MACHINE,
     PHX_GROUP_COUNT
 };

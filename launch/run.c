@@ -71,7 +71,8 @@ struct phx_scheduler_limits phx_run_limits(const struct phx_config *config,
     const int32_t rows = needs->max_rows != 0 ? needs->max_rows : phx_run_step_tokens(device);
     struct phx_scheduler_limits l = {.max_seqs = needs->max_seqs,
                                      .max_rows = rows,
-                                     .max_length = min32(needs->max_length, config->max_positions)};
+                                     .max_length = min32(needs->max_length, config->max_positions),
+                                     .share = needs->share_prefixes};
     /* No step has more rows than all texts together. */
     l.max_rows = min32(l.max_rows, (int64_t)l.max_seqs * l.max_length);
     if (l.max_rows < l.max_seqs) l.max_rows = l.max_seqs;
@@ -95,11 +96,20 @@ static bool needs_logits(const struct phx_run_needs *needs)
     return needs->logits || needs->all_logits;
 }
 
-/* Rows of logits on rank 0's host: what a step hands out, and what the verb keeps of it. */
-static int64_t host_rows(const struct phx_run_needs *needs,
+/* Steps under way at most. */
+static int n_ahead(const struct phx_run *run)
+{
+    struct phx_device_info info;
+    phx_device_info(run->device, &info);
+    return info.has_graphs || run->settings.overlap ? PHX_MAX_AHEAD : 1;
+}
+
+/* Rows of logits on rank 0's host: what steps hand out, and what the verb keeps of it. */
+static int64_t host_rows(const struct phx_run *run, const struct phx_run_needs *needs,
                          const struct phx_scheduler_limits *limits)
 {
-    return (needs_logits(needs) ? limits->max_outputs : 0) + needs->kept_rows;
+    int64_t rows = (int64_t)limits->max_outputs * n_ahead(run);
+    return (needs_logits(needs) ? rows : 0) + needs->kept_rows;
 }
 
 static enum phx_status make_device(struct phx_run *run)
@@ -146,7 +156,7 @@ static enum phx_status plan_memory(struct phx_run *run, const struct phx_run_nee
                                         phx_run_comm_kind(world->size, s->device, s->gpu_sharers),
                                     .allreduce = s->allreduce};
     phx_memory_plan_make(run->config, run->plan, run->checkpoint, &share, &comm, limits,
-                         phx_run_kv_dtype(run), host_rows(needs, limits), &run->memory);
+                         phx_run_kv_dtype(run), host_rows(run, needs, limits), &run->memory);
     struct phx_memory_plan *all = calloc((size_t)world->size, sizeof *all);
     enum phx_status status =
         all != NULL ? PHX_OK : phx_fail(PHX_OUT_OF_MEMORY, "no memory for the ranks' plans");
@@ -206,17 +216,14 @@ struct phx_engine_parts phx_run_parts(const struct phx_run *run)
 static enum phx_status make_engine(struct phx_run *run, const struct phx_run_needs *needs,
                                    const struct phx_scheduler_limits *limits)
 {
-    struct phx_device_info info;
-    phx_device_info(run->device, &info);
-    bool overlap = info.has_graphs || run->settings.overlap;
     struct phx_engine_parts parts = phx_run_parts(run);
     return phx_engine_create(&parts,
                              &(struct phx_engine_options){.limits = *limits,
                                                           .kv_dtype = phx_run_kv_dtype(run),
                                                           .logits = needs_logits(needs),
-                                                          .n_ahead = overlap ? PHX_MAX_AHEAD : 1,
+                                                          .n_ahead = n_ahead(run),
                                                           .graphs = !run->settings.eager,
-                                                          .pads = overlap},
+                                                          .pads = n_ahead(run) > 1},
                              &run->engine);
 }
 

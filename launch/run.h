@@ -81,6 +81,7 @@ struct phx_run_needs {
     int64_t kept_rows;    ///< of logits, for which rank 0 will take host memory of its own
     int32_t max_length;   ///< context; at most what the model allows
     int64_t total_tokens; ///< cache for so many, if they fit; 0: for max_seqs of max_length
+    bool share_prefixes;  ///< texts that begin alike share pages of the cache
 };
 
 /// Tokens of a step where nobody chose: more would hardly make products faster, and texts that

@@ -28,6 +28,7 @@ phx_build_needs=(
     "libjansson-dev  pkg-config --exists jansson"
     "libpcre2-dev    pkg-config --exists libpcre2-8"
     "libutf8proc-dev pkg-config --exists libutf8proc"
+    "libmicrohttpd-dev pkg-config --exists libmicrohttpd"
     "libcmocka-dev   pkg-config --exists cmocka"
 )
 

@@ -1,7 +1,9 @@
 #include "parallel/comm.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "kernels/base/check.h"
 #include "kernels/ops.h"
@@ -103,6 +105,20 @@ static void begin(struct phx_comm *comm)
         __atomic_store_n(&comm->host_position, comm->host_position + 1, __ATOMIC_RELAXED);
 }
 
+/* Seconds now, if the time that calls take is what their work takes. */
+static double clock_of(const struct phx_comm *comm)
+{
+    struct timespec t = {0};
+    if (comm->ops->blocking) clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static enum phx_status end(struct phx_comm *comm, double begun_s, enum phx_status status)
+{
+    comm->seconds += clock_of(comm) - begun_s;
+    return status;
+}
+
 enum phx_status phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *stream,
                                     struct phx_tensor x)
 {
@@ -111,7 +127,8 @@ enum phx_status phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *st
     if (x.rows == 0 || x.cols == 0) return PHX_OK;
     if (phx_stream_leaves_out(stream, PHX_STAGE_SUMS)) return PHX_OK;
     begin(comm);
-    return comm->ops->all_reduce(comm, stream, x);
+    double begun_s = clock_of(comm);
+    return end(comm, begun_s, comm->ops->all_reduce(comm, stream, x));
 }
 
 enum phx_status phx_comm_norm_sum(struct phx_stream *stream, const struct phx_reduce_norm *args)
@@ -145,9 +162,12 @@ enum phx_status phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *s
     if (partial.rows == 0) return PHX_OK;
     if (phx_stream_leaves_out(stream, PHX_STAGE_SUMS)) return phx_comm_norm_sum(stream, args);
     begin(comm);
+    double begun_s = clock_of(comm);
     bool plain = !phx_tensor_present(args->post) && phx_tensor_present(args->weight);
-    return plain && comm->ops->reduce_norm != NULL ? comm->ops->reduce_norm(comm, stream, args)
-                                                   : phx_comm_sum_then_norm(comm, stream, args);
+    return end(comm, begun_s,
+               plain && comm->ops->reduce_norm != NULL
+                   ? comm->ops->reduce_norm(comm, stream, args)
+                   : phx_comm_sum_then_norm(comm, stream, args));
 }
 
 enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *stream,
@@ -164,7 +184,8 @@ enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *s
     if (all.rows == 0 || all.cols == 0) return PHX_OK;
     if (phx_stream_leaves_out(stream, PHX_STAGE_SUMS)) return PHX_OK;
     begin(comm);
-    return comm->ops->gather_cols(comm, stream, mine, col_begin, all);
+    double begun_s = clock_of(comm);
+    return end(comm, begun_s, comm->ops->gather_cols(comm, stream, mine, col_begin, all));
 }
 
 enum phx_status phx_comm_begin_step(struct phx_comm *comm, struct phx_stream *stream)
@@ -181,6 +202,11 @@ void phx_comm_position(const struct phx_comm *comm, struct phx_comm_position *ou
     *out = comm->ops->position != NULL
                ? comm->ops->position(comm)
                : (struct phx_comm_position){(uint32_t)(word >> 32), (uint32_t)word};
+}
+
+double phx_comm_seconds(const struct phx_comm *comm)
+{
+    return comm->ops->blocking || comm->world->size == 1 ? comm->seconds : NAN;
 }
 
 void phx_comm_abort(struct phx_comm *comm)

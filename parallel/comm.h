@@ -103,6 +103,10 @@ struct phx_comm_position {
     uint32_t n_steps, n_begun;
 };
 void phx_comm_position(const struct phx_comm *comm, struct phx_comm_position *out);
+/// Seconds that this rank has spent in sums (with their norms) and gathers, its waits for other
+/// ranks included; NaN where the device does them by itself. Not collective; asked from the thread
+/// that makes the calls.
+double phx_comm_seconds(const struct phx_comm *comm);
 /// From any thread: whatever waits for other ranks gives up, as soon as it can, and later calls
 /// return PHX_COMM; the communicator is of no use afterwards. NCCL's own kernels wait on until the
 /// process ends.

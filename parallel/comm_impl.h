@@ -46,6 +46,7 @@ struct phx_comm {
     uint64_t host_position;      ///< n_steps << 32 | n_begun, atomic; without ops->position
     struct phx_buffer **buffers; ///< [n_buffers], those of phx_comm_buffer()
     int n_buffers;
+    double seconds; ///< in collective calls, if they are blocking
 };
 
 /// phx_comm_create() of an implementation.

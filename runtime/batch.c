@@ -124,6 +124,11 @@ void phx_batch_destroy(struct phx_batch *batch)
     free(batch);
 }
 
+static struct phx_tensor column(const struct phx_batch *b, enum section section, int64_t rows)
+{
+    return phx_tensor_view(b->inputs, b->begin[section] * sizeof(int32_t), PHX_I32, rows, 1);
+}
+
 /* The bias entries of a slot that joins: their table row, and their marks in the counts. */
 static enum phx_status upload_bias(struct phx_batch *b, struct phx_stream *s, int32_t slot,
                                    const struct phx_record_bias *biases, int32_t n)
@@ -150,23 +155,61 @@ static enum phx_status upload_bias(struct phx_batch *b, struct phx_stream *s, in
                                                              .counts = b->sampling.counts});
 }
 
+/* What was shared with other texts is in no row, but counts: piece by piece through the places that
+ * the step's own rows are about to take. */
+static enum phx_status count_seen(struct phx_batch *b, struct phx_stream *s,
+                                  const struct phx_record_join *join, const int32_t *ids)
+{
+    int32_t *slots = b->host + b->begin[PROMPT_SLOTS];
+    for (int32_t i = 0; i < b->limits.max_rows && i < join->n_seen; i++) slots[i] = join->slot;
+    for (int32_t from = 0, to; from < join->n_seen; from = to) {
+        bool prompt = from < join->n_prompt;
+        to = prompt && join->n_prompt < join->n_seen ? join->n_prompt : join->n_seen;
+        if (to - from > b->limits.max_rows) to = from + b->limits.max_rows;
+        struct phx_tensor own_ids = column(b, IDS, to - from);
+        struct phx_tensor own_slots = column(b, PROMPT_SLOTS, to - from);
+        PHX_TRY(phx_tensor_upload(s, own_ids, ids + from));
+        PHX_TRY(phx_tensor_upload(s, own_slots, slots));
+        PHX_TRY(phx_op_count_tokens(
+            s, &(struct phx_count_tokens){.ids = own_ids,
+                                          .slots = own_slots,
+                                          .vocab_begin = (int32_t)b->vocab_begin,
+                                          .kind = prompt ? PHX_COUNT_PROMPT : PHX_COUNT_OUTPUT,
+                                          .counts = b->sampling.counts}));
+    }
+    return PHX_OK;
+}
+
+static enum phx_status apply_fresh(struct phx_batch *b, struct phx_stream *s,
+                                   const struct phx_record_join *join,
+                                   const struct phx_record_bias *biases, const int32_t *seen)
+{
+    const struct phx_sampling *sampling = &join->sampling;
+    int32_t slot = join->slot;
+    b->counted[slot] = sampling->n_bias > 0 || phx_sampling_counts(sampling);
+    if (b->counted[slot]) {
+        struct phx_tensor counts = phx_tensor_rows(b->sampling.counts, slot, 1);
+        PHX_TRY(
+            phx_buffer_zero(s, counts.buffer, counts.offset_bytes, phx_tensor_span_bytes(counts)));
+    }
+    PHX_TRY(count_seen(b, s, join, seen));
+    if (sampling->n_bias == 0) return PHX_OK;
+    return upload_bias(b, s, slot, biases, sampling->n_bias);
+}
+
 static enum phx_status apply_joins(struct phx_batch *b, struct phx_stream *s,
                                    const struct phx_step_record *r)
 {
     const struct phx_record_bias *biases = r->biases;
+    const int32_t *seen = r->seen;
     for (int32_t i = 0; i < r->head->n_joins; i++) {
-        const struct phx_sampling *sampling = &r->joins[i].sampling;
-        int32_t slot = r->joins[i].slot;
-        PHX_TRY(phx_tensor_upload(s, phx_tensor_rows(b->sampling.params, slot, 1), sampling));
-        b->counted[slot] = sampling->n_bias > 0 || sampling->repeat_penalty != 1 ||
-                           sampling->presence_penalty != 0 || sampling->frequency_penalty != 0;
-        if (b->counted[slot]) {
-            struct phx_tensor counts = phx_tensor_rows(b->sampling.counts, slot, 1);
-            PHX_TRY(phx_buffer_zero(s, counts.buffer, counts.offset_bytes,
-                                    phx_tensor_span_bytes(counts)));
-        }
-        if (sampling->n_bias > 0) PHX_TRY(upload_bias(b, s, slot, biases, sampling->n_bias));
-        biases += sampling->n_bias;
+        const struct phx_record_join *join = &r->joins[i];
+        struct phx_tensor own = phx_tensor_rows(b->sampling.params, join->slot, 1);
+        PHX_TRY(phx_tensor_upload(s, own, &join->sampling));
+        if (!join->fresh) continue;
+        PHX_TRY(apply_fresh(b, s, join, biases, seen));
+        biases += join->sampling.n_bias;
+        seen += join->n_seen;
     }
     return PHX_OK;
 }
@@ -249,11 +292,6 @@ static void pad_rows(struct phx_batch *b, struct phx_step_layout *layout)
         at[SEQ_ROWS][q + 1] = q + 1;
     }
     layout->n_rows = layout->n_seqs = bucket;
-}
-
-static struct phx_tensor column(const struct phx_batch *b, enum section section, int64_t rows)
-{
-    return phx_tensor_view(b->inputs, b->begin[section] * sizeof(int32_t), PHX_I32, rows, 1);
 }
 
 enum phx_status phx_batch_apply(struct phx_batch *batch, struct phx_stream *stream,

@@ -15,6 +15,7 @@ struct flight {
     struct phx_step_record record;
     int32_t *ids;    /* [max_outputs] on the host, once `done` */
     float *logprobs; /* [max_outputs] */
+    float *logits;   /* [max_outputs, vocab] of rank 0, if requests may want them; those wanted */
     struct phx_event *done;
     double begun_s;
 };
@@ -32,9 +33,10 @@ struct phx_engine {
     struct flight flights[PHX_MAX_AHEAD]; /* a ring: step n is in flights[n % PHX_MAX_AHEAD] */
     uint64_t n_begun, n_done;             /* steps */
     double last_done_s;
-    float *logits;                 /* [max_outputs, vocab], rank 0, if requests may want them */
     struct phx_tensor last_logits; /* f32 [1, V] local, of the last row of the newest step */
     struct phx_engine_counters counters;
+    void (*on_step)(void *user, const struct phx_step_report *report);
+    void *on_step_user;
 };
 
 static double now(void)
@@ -75,6 +77,17 @@ static enum phx_status make_cache(struct phx_engine *e)
     return PHX_OK;
 }
 
+/* A step at a time, or each step under way, has its own place. */
+static enum phx_status make_logits(struct phx_engine *e)
+{
+    size_t n = (size_t)e->options.limits.max_outputs * (size_t)e->parts.config->vocab;
+    for (int i = 0; i < e->options.n_ahead; i++)
+        PHX_TRY(phx_host_alloc(e->parts.device, n * sizeof(float), (void **)&e->flights[i].logits));
+    for (int i = e->options.n_ahead; i < PHX_MAX_AHEAD; i++)
+        e->flights[i].logits = e->flights[0].logits;
+    return PHX_OK;
+}
+
 static enum phx_status make_flight(struct phx_engine *e, struct flight *f)
 {
     struct phx_device *device = e->parts.device;
@@ -94,14 +107,6 @@ static void drop_flight(struct phx_device *device, struct flight *f)
     if (f->ids != NULL) phx_host_free(device, f->ids);
     if (f->logprobs != NULL) phx_host_free(device, f->logprobs);
     phx_event_destroy(f->done);
-}
-
-static enum phx_status make_logits(struct phx_engine *e)
-{
-    size_t n = (size_t)e->options.limits.max_outputs * (size_t)e->parts.config->vocab;
-    e->logits = malloc(n * sizeof *e->logits);
-    if (e->logits != NULL) return PHX_OK;
-    return phx_fail(PHX_OUT_OF_MEMORY, "no memory for %zu logits on the host", n);
 }
 
 static enum phx_status make_graphs(struct phx_engine *e)
@@ -132,8 +137,8 @@ static enum phx_status make_parts(struct phx_engine *e)
     PHX_TRY(phx_batch_create(e->parts.device, l, vocab, e->options.pads, &e->batch));
     PHX_TRY(make_graphs(e));
     if (e->parts.world->rank == 0) PHX_TRY(phx_scheduler_create(l, &e->scheduler));
-    if (e->parts.world->rank == 0 && e->options.logits) PHX_TRY(make_logits(e));
     e->record_capacity = phx_step_record_capacity(l);
+    if (e->parts.world->rank == 0 && e->options.logits) PHX_TRY(make_logits(e));
     for (int i = 0; i < PHX_MAX_AHEAD; i++) PHX_TRY(make_flight(e, &e->flights[i]));
     return PHX_OK;
 }
@@ -164,8 +169,12 @@ void phx_engine_destroy(struct phx_engine *engine)
     phx_forward_destroy(engine->forward);
     phx_buffer_destroy(engine->kv_memory);
     free(engine->kv);
-    for (int i = 0; i < PHX_MAX_AHEAD; i++) drop_flight(engine->parts.device, &engine->flights[i]);
-    free(engine->logits);
+    for (int i = 0; i < PHX_MAX_AHEAD; i++) {
+        struct flight *f = &engine->flights[i];
+        if (f->logits != NULL && i < engine->options.n_ahead)
+            phx_host_free(engine->parts.device, f->logits);
+        drop_flight(engine->parts.device, f);
+    }
     free(engine);
 }
 
@@ -187,13 +196,28 @@ enum phx_status phx_engine_submit(struct phx_engine *engine, struct phx_request 
     PHX_TRY(check_ids(config, "prompt token", o->prompt_ids, o->n_prompt));
     PHX_TRY(check_ids(config, "forced token", o->forced_ids, o->n_forced));
     PHX_TRY(check_ids(config, "logit bias for token", o->bias_ids, o->n_bias));
-    PHX_ASSERT(engine->logits != NULL || !(o->want_logits || o->want_all_logits));
+    PHX_ASSERT(engine->options.logits || !(o->want_logits || o->want_all_logits));
     return phx_scheduler_submit(engine->scheduler, request);
 }
 
 static struct flight *flight_of(struct phx_engine *e, uint64_t step)
 {
     return &e->flights[step % PHX_MAX_AHEAD];
+}
+
+/* Of the rows that want it, next to each other as often as they are. */
+static enum phx_status fetch_logits(struct phx_stream *s, const struct flight *f,
+                                    struct phx_tensor logits)
+{
+    const struct phx_record_output *outputs = f->record.outputs;
+    int32_t n = f->record.head->n_outputs;
+    for (int32_t m = 0, end; m < n; m = end) {
+        for (end = m + 1; end < n && outputs[end].wanted == outputs[m].wanted; end++) continue;
+        if (!outputs[m].wanted) continue;
+        PHX_TRY(phx_tensor_download(s, phx_tensor_rows(logits, m, end - m),
+                                    f->logits + m * logits.cols));
+    }
+    return PHX_OK;
 }
 
 /* What every rank does with a record, rank 0 its own: give the step to the device. */
@@ -211,8 +235,7 @@ static enum phx_status launch(struct phx_engine *e, struct flight *f)
         PHX_TRY(phx_tensor_download(s, result.ids, f->ids));
         PHX_TRY(phx_tensor_download(s, result.logprobs, f->logprobs));
     }
-    if (h->want_logits && e->parts.world->rank == 0)
-        PHX_TRY(phx_tensor_download(s, result.logits, e->logits));
+    if (h->want_logits && e->parts.world->rank == 0) PHX_TRY(fetch_logits(s, f, result.logits));
     PHX_TRY(phx_event_record(f->done, s));
     if (h->n_outputs > 0)
         e->last_logits = phx_tensor_rows(result.local_logits, h->n_outputs - 1, 1);
@@ -260,6 +283,12 @@ static void count_step(struct phx_engine *e, const struct flight *f, int32_t n_n
         const struct phx_record_seq *seq = &f->record.seqs[i];
         if (seq->position < seq->n_prompt) prompt += seq->n_rows;
     }
+    if (e->on_step != NULL)
+        e->on_step(e->on_step_user, &(struct phx_step_report){.n_seqs = f->record.head->n_seqs,
+                                                              .n_rows = f->record.head->n_rows,
+                                                              .n_prompt = (int32_t)prompt,
+                                                              .n_new = n_new,
+                                                              .seconds = seconds});
     c->generated_tokens += n_new;
     if (prompt > 0) {
         c->prompt_tokens += prompt;
@@ -279,7 +308,7 @@ static enum phx_status complete(struct phx_engine *e)
         e->scheduler,
         &(struct phx_step_results){.ids = f->ids,
                                    .logprobs = f->logprobs,
-                                   .logits = f->record.head->want_logits ? e->logits : NULL,
+                                   .logits = f->record.head->want_logits ? f->logits : NULL,
                                    .vocab = e->parts.config->vocab});
     count_step(e, f, n_new);
     return PHX_OK;
@@ -314,10 +343,7 @@ enum phx_status phx_engine_step(struct phx_engine *engine, bool *out_worked)
     *out_worked = e->n_begun > e->n_done;
     if (!*out_worked) return PHX_OK;
     if (!begun) return complete(e);
-    /* There is one place for logits on the host: steps that want them do not overlap. */
-    bool alone = flight_of(e, e->n_begun - 1)->record.head->want_logits;
-    uint64_t ahead = alone ? 0 : (uint64_t)e->options.n_ahead - 1;
-    while (e->n_begun - e->n_done > ahead) PHX_TRY(complete(e));
+    while (e->n_begun - e->n_done >= (uint64_t)e->options.n_ahead) PHX_TRY(complete(e));
     return PHX_OK;
 }
 
@@ -373,6 +399,40 @@ void phx_engine_counters(const struct phx_engine *engine, struct phx_engine_coun
 {
     *out = engine->counters;
     out->n_replayed = phx_step_graphs_replayed(engine->graphs);
+}
+
+void phx_engine_load(const struct phx_engine *engine, struct phx_engine_load *out)
+{
+    const struct phx_scheduler *s = engine->scheduler;
+    PHX_ASSERT(s != NULL);
+    const struct phx_kv_cache *cache = phx_scheduler_cache(s);
+    *out = (struct phx_engine_load){.n_running = phx_scheduler_running(s),
+                                    .n_waiting = phx_scheduler_waiting(s),
+                                    .n_pages = phx_kv_cache_pages(cache),
+                                    .n_free_pages = phx_kv_cache_free_pages(cache),
+                                    .n_known_pages = phx_kv_cache_known_pages(cache),
+                                    .counters = *phx_scheduler_counters(s),
+                                    .sum_seconds = phx_comm_seconds(engine->parts.comm)};
+}
+
+const struct phx_scheduler_limits *phx_engine_limits(const struct phx_engine *engine)
+{
+    return &engine->options.limits;
+}
+
+int32_t phx_engine_max_tokens(const struct phx_engine *engine)
+{
+    const struct phx_scheduler_limits *l = &engine->options.limits;
+    int64_t held = (int64_t)l->n_pages * PHX_PAGE_TOKENS;
+    return held < l->max_length ? (int32_t)held : l->max_length;
+}
+
+void phx_engine_on_step(struct phx_engine *engine,
+                        void (*on_step)(void *user, const struct phx_step_report *report),
+                        void *user)
+{
+    engine->on_step = on_step;
+    engine->on_step_user = user;
 }
 
 enum phx_status phx_engine_logits_hash(struct phx_engine *engine, uint64_t *out)

@@ -19,6 +19,8 @@ const char *phx_finish_name(enum phx_finish finish)
         return "cancelled";
     case PHX_FINISH_ERROR:
         return "error";
+    case PHX_FINISH_COUNT:
+        break;
     }
     return "unknown";
 }
@@ -52,7 +54,17 @@ static enum phx_status check(const struct phx_request_options *o)
         if (isnan(o->bias_values[i]))
             return phx_fail(PHX_USAGE, "the logit bias of token %d is not a number",
                             o->bias_ids[i]);
-    PHX_ASSERT(o->n_stop_ids <= PHX_MAX_EOS);
+    if (o->min_new < 0)
+        return phx_fail(PHX_USAGE, "at least %d tokens to generate: must not be negative",
+                        o->min_new);
+    if (o->min_new > o->max_new)
+        return phx_fail(PHX_USAGE, "at least %d tokens to generate, but at most %d", o->min_new,
+                        o->max_new);
+    if (o->min_new > 0 && o->n_stop_ids > PHX_MAX_BIAS - o->n_bias)
+        return phx_fail(PHX_USAGE,
+                        "%d logit biases and %d stop tokens that a minimum of tokens rules out: at "
+                        "most %d together",
+                        o->n_bias, o->n_stop_ids, PHX_MAX_BIAS);
     return PHX_OK;
 }
 
@@ -75,7 +87,6 @@ enum phx_status phx_request_create(const struct phx_request_options *options,
     struct phx_request *r = calloc(1, sizeof *r);
     if (r == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for a request");
     r->options = *options;
-    r->options.sampling.n_bias = options->n_bias;
     if (options->sampling.temperature == 0) {
         /* The likeliest token is kept by all of these: off, so that no step makes room for them. */
         r->options.sampling.top_k = 0;
@@ -86,6 +97,7 @@ enum phx_status phx_request_create(const struct phx_request_options *options,
     r->options.forced_ids = copy(options->forced_ids, options->n_forced, sizeof(int32_t), &ok);
     r->options.bias_ids = copy(options->bias_ids, options->n_bias, sizeof(int32_t), &ok);
     r->options.bias_values = copy(options->bias_values, options->n_bias, sizeof(float), &ok);
+    r->options.stop_ids = copy(options->stop_ids, options->n_stop_ids, sizeof(int32_t), &ok);
     size_t capacity = (size_t)options->n_prompt + (size_t)options->max_new;
     r->ids = malloc(capacity * sizeof *r->ids);
     if (!ok || r->ids == NULL) {
@@ -116,8 +128,31 @@ void phx_request_destroy(struct phx_request *request)
     free((void *)request->options.forced_ids);
     free((void *)request->options.bias_ids);
     free((void *)request->options.bias_values);
+    free((void *)request->options.stop_ids);
     free(request->ids);
     free(request);
+}
+
+bool phx_sampling_counts(const struct phx_sampling *sampling)
+{
+    return sampling->repeat_penalty != 1 || sampling->presence_penalty != 0 ||
+           sampling->frequency_penalty != 0;
+}
+
+int32_t phx_request_biases_at(const struct phx_request *request, int32_t position)
+{
+    const struct phx_request_options *o = &request->options;
+    return position - o->n_prompt < o->min_new ? o->n_bias + o->n_stop_ids : o->n_bias;
+}
+
+void phx_request_bias(const struct phx_request *request, int32_t i, int32_t *out_id,
+                      float *out_value)
+{
+    const struct phx_request_options *o = &request->options;
+    bool asked_for = i < o->n_bias;
+    PHX_ASSERT(i >= 0 && i < o->n_bias + o->n_stop_ids);
+    *out_id = asked_for ? o->bias_ids[i] : o->stop_ids[i - o->n_bias];
+    *out_value = asked_for ? o->bias_values[i] : -INFINITY;
 }
 
 int32_t phx_request_id_at(const struct phx_request *request, int32_t position)
@@ -136,6 +171,10 @@ void phx_request_cancel(struct phx_request *request, enum phx_finish finish)
 {
     PHX_ASSERT(finish != PHX_FINISH_NONE);
     if (request->finish != PHX_FINISH_NONE) return;
-    request->cancelled = true;
     request->ending = finish;
+    if (request->cancelled) return;
+    request->cancelled = true;
+    if (request->cancels == NULL) return;
+    request->next_cancelled = *request->cancels;
+    *request->cancels = request;
 }

@@ -13,9 +13,11 @@ struct phx_scheduler {
     int32_t n_running;
     struct phx_request *waiting_head, **waiting_tail;
     int32_t n_waiting;
-    int32_t *free_slots; /* [max_seqs] a stack */
+    struct phx_request *cancelled; /* that have not been dropped yet */
+    int32_t *free_slots;           /* [max_seqs] a stack */
     int32_t n_free_slots;
-    int64_t n_preemptions;
+    struct phx_scheduler_counters counters;
+    uint64_t n_scheduled;                     /* steps, and attempts at them */
     struct phx_schedule steps[PHX_MAX_AHEAD]; /* a ring */
     int32_t oldest, n_under_way;
     struct phx_schedule *schedule; /* the one being made */
@@ -42,8 +44,9 @@ enum phx_status phx_scheduler_create(const struct phx_scheduler_limits *limits,
     if (!ok)
         status = phx_fail(PHX_OUT_OF_MEMORY, "no memory for the scheduler");
     else
-        status = phx_kv_cache_create(limits->n_pages, limits->max_seqs,
-                                     phx_kv_blocks_for(limits->max_length), &s->cache);
+        status =
+            phx_kv_cache_create(limits->n_pages, limits->max_seqs,
+                                phx_kv_blocks_for(limits->max_length), limits->share, &s->cache);
     if (status != PHX_OK) {
         phx_scheduler_destroy(s);
         return status;
@@ -64,6 +67,33 @@ void phx_scheduler_destroy(struct phx_scheduler *scheduler)
     free(scheduler);
 }
 
+/* ---- the queue ---- */
+
+static void insert_waiting(struct phx_scheduler *s, struct phx_request *r,
+                           struct phx_request **link)
+{
+    r->link = link;
+    r->next = *link;
+    *link = r;
+    if (r->next != NULL)
+        r->next->link = &r->next;
+    else
+        s->waiting_tail = &r->next;
+    s->n_waiting++;
+}
+
+static void remove_waiting(struct phx_scheduler *s, struct phx_request *r)
+{
+    *r->link = r->next;
+    if (r->next != NULL)
+        r->next->link = r->link;
+    else
+        s->waiting_tail = r->link;
+    r->next = NULL;
+    r->link = NULL;
+    s->n_waiting--;
+}
+
 enum phx_status phx_scheduler_submit(struct phx_scheduler *scheduler, struct phx_request *request)
 {
     const struct phx_scheduler_limits *l = &scheduler->limits;
@@ -80,14 +110,18 @@ enum phx_status phx_scheduler_submit(struct phx_scheduler *scheduler, struct phx
             "%lld tokens take %d cache pages of %d tokens, there are %d in all: ask for "
             "fewer tokens",
             (long long)wanted, blocks, PHX_PAGE_TOKENS, l->n_pages);
-    if (o->max_new == 0 || o->n_prompt == l->max_length) request->ending = PHX_FINISH_LENGTH;
-    request->next = NULL;
-    *scheduler->waiting_tail = request;
-    scheduler->waiting_tail = &request->next;
-    scheduler->n_waiting++;
+    if (request->ending == PHX_FINISH_NONE && (o->max_new == 0 || o->n_prompt == l->max_length))
+        request->ending = PHX_FINISH_LENGTH;
+    insert_waiting(scheduler, request, scheduler->waiting_tail);
+    request->cancels = &scheduler->cancelled;
+    if (request->cancelled) {
+        request->next_cancelled = scheduler->cancelled;
+        scheduler->cancelled = request;
+    }
     return PHX_OK;
 }
 
+/* Steps under way may still read and write its pages: whatever comes next comes after them. */
 static void release(struct phx_scheduler *s, struct phx_request *r)
 {
     phx_kv_cache_release(s->cache, r->slot);
@@ -103,56 +137,46 @@ static void release(struct phx_scheduler *s, struct phx_request *r)
     PHX_ASSERT(!"released request is running");
 }
 
-static struct phx_request *pop_waiting(struct phx_scheduler *s)
-{
-    struct phx_request *r = s->waiting_head;
-    s->waiting_head = r->next;
-    if (s->waiting_head == NULL) s->waiting_tail = &s->waiting_head;
-    s->n_waiting--;
-    r->next = NULL;
-    return r;
-}
-
 static void preempt(struct phx_scheduler *s, struct phx_request *r)
 {
     release(s, r);
     r->n_computed = 0;
-    r->next = s->waiting_head;
-    if (s->waiting_head == NULL) s->waiting_tail = &r->next;
-    s->waiting_head = r;
-    s->n_waiting++;
-    s->n_preemptions++;
+    insert_waiting(s, r, &s->waiting_head);
+    s->counters.n_preemptions++;
 }
 
 static bool is_scheduled(const struct phx_scheduler *s, const struct phx_request *r)
 {
-    for (int32_t i = 0; i < s->schedule->n; i++)
-        if (s->schedule->entries[i].request == r) return true;
-    return false;
+    return r->scheduled == s->n_scheduled;
 }
 
 /* Pages for `n_tokens`, taken from the youngest others if need be. False: r itself was the
  * youngest. */
 static bool make_room(struct phx_scheduler *s, struct phx_request *r, int32_t n_tokens)
 {
+    int32_t i = s->n_running;
     while (!phx_kv_cache_grow(s->cache, r->slot, phx_kv_blocks_for(n_tokens))) {
-        struct phx_request *youngest = NULL;
-        for (int32_t i = s->n_running - 1; i >= 0 && youngest == NULL; i--)
-            if (!is_scheduled(s, s->running[i])) youngest = s->running[i];
-        PHX_ASSERT(youngest != NULL);
-        preempt(s, youngest);
-        if (youngest == r) return false;
+        do {
+            PHX_ASSERT(i > 0);
+            i--;
+        } while (is_scheduled(s, s->running[i]));
+        bool itself = s->running[i] == r;
+        preempt(s, s->running[i]);
+        if (itself) return false;
     }
     return true;
 }
 
+/* ---- making a step ---- */
+
 /* How many of the request's next rows fit into what is left of the step, and their outputs. */
 static struct phx_scheduled fit(const struct phx_scheduler *s, struct phx_request *r)
 {
-    struct phx_scheduled e = {.request = r};
+    int32_t n_biases = phx_request_biases_at(r, r->n_planned);
+    struct phx_scheduled e = {
+        .request = r, .n_biases = n_biases, .changes = n_biases != r->n_biases};
     int32_t rows_left = s->limits.max_rows - s->schedule->n_rows;
     int32_t outputs_left = s->limits.max_outputs - s->schedule->n_outputs;
-    if (r->cancelled) return e;
     /* Its last token is known or being drawn: nobody will read that one's keys. */
     bool drawn_all = r->ending != PHX_FINISH_NONE && r->n_planned > r->options.n_prompt;
     if (drawn_all && !r->options.want_all_logits) return e;
@@ -178,12 +202,22 @@ static struct phx_scheduled fit(const struct phx_scheduler *s, struct phx_reques
     return e;
 }
 
+/* What others may share: tokens that are known and whose keys will be there for the next step. */
+static void know(struct phx_scheduler *s, const struct phx_request *r)
+{
+    int32_t n = r->n_computed < r->n_ids ? r->n_computed : r->n_ids;
+    if (r->slot >= 0) phx_kv_cache_know(s->cache, r->slot, r->ids, n);
+}
+
 /* The step is sure to be run: what it will have done counts from here on. */
 static void add(struct phx_scheduler *s, struct phx_scheduled e)
 {
     struct phx_request *r = e.request;
     r->n_steps++;
+    r->scheduled = s->n_scheduled;
+    r->n_biases = e.n_biases;
     r->n_computed = e.position + e.n_rows;
+    know(s, r);
     if (e.n_outputs > 0) r->n_reported = r->n_computed + 1;
     if (e.samples) {
         r->n_planned++;
@@ -210,60 +244,115 @@ static void schedule_running(struct phx_scheduler *s, bool decoding)
     }
 }
 
+/* What a step can take of joining requests besides rows. */
+struct room {
+    int32_t biases, seen;
+};
+
+/* Start where known pages end. All its outputs are still due, and its last token's are never
+ * known. */
+static int32_t share(struct phx_scheduler *s, struct phx_request *r, int32_t slot)
+{
+    int32_t n = r->n_ids - 1;
+    if (r->options.want_all_logits && n > r->n_reported - 1)
+        n = r->n_reported > 0 ? r->n_reported - 1 : 0;
+    return phx_kv_cache_share(s->cache, slot, r->ids, n / PHX_PAGE_TOKENS) * PHX_PAGE_TOKENS;
+}
+
+/* The request at the head of the queue gets a slot and the whole prompt's pages at once: half a
+ * prompt that waits for pages would block others. False: not in this step. */
+static bool admit(struct phx_scheduler *s, struct phx_request *r, struct room *room)
+{
+    int32_t slot = s->free_slots[s->n_free_slots - 1];
+    int32_t n_biases = phx_request_biases_at(r, r->n_planned);
+    if (n_biases > room->biases) return false;
+    const int32_t sought = r->n_computed, known = share(s, r, slot);
+    if (known > sought) r->n_computed = known;
+    int32_t n_seen = phx_sampling_counts(&r->options.sampling) ? r->n_computed : 0;
+    struct phx_scheduled e = fit(s, r);
+    if (e.n_rows == 0 || n_seen > room->seen ||
+        !phx_kv_cache_grow(s->cache, slot, phx_kv_blocks_for(r->n_ids))) {
+        phx_kv_cache_release(s->cache, slot);
+        r->n_computed = sought;
+        return false;
+    }
+    remove_waiting(s, r);
+    s->n_free_slots--;
+    r->slot = slot;
+    s->running[s->n_running++] = r;
+    room->biases -= n_biases;
+    room->seen -= n_seen;
+    e.joins = true;
+    e.changes = false;
+    e.n_seen = r->n_computed;
+    add(s, e);
+    return true;
+}
+
+static void count_admission(struct phx_scheduler *s, struct phx_request *r)
+{
+    if (r->admitted) return;
+    r->admitted = true;
+    r->n_cached = s->schedule->entries[s->schedule->n - 1].n_seen;
+    s->counters.prompt_tokens += r->options.n_prompt;
+    s->counters.cached_tokens += r->n_cached;
+}
+
 static void admit_waiting(struct phx_scheduler *s)
 {
-    int32_t bias_left = PHX_MAX_BIAS;
+    struct room room = {PHX_MAX_BIAS, s->limits.max_length};
     while (s->waiting_head != NULL && s->n_free_slots > 0) {
         struct phx_request *r = s->waiting_head;
+        if (s->schedule->n_rows == s->limits.max_rows) return;
         if (r->n_steps > 0) return; /* it lost its pages, and its last tokens are not known yet */
-        if (r->options.n_bias > bias_left) return;
-        struct phx_scheduled e = fit(s, r);
-        if (e.n_rows == 0) return;
-        int32_t slot = s->free_slots[s->n_free_slots - 1];
-        /* The whole prompt's pages at once: half a prompt that waits for pages would block others.
-         */
-        if (!phx_kv_cache_grow(s->cache, slot, phx_kv_blocks_for(r->n_ids))) return;
-        pop_waiting(s);
-        s->n_free_slots--;
-        r->slot = slot;
-        s->running[s->n_running++] = r;
-        bias_left -= r->options.n_bias;
-        e.joins = true;
-        add(s, e);
+        if (!admit(s, r, &room)) return;
+        count_admission(s, r);
     }
 }
 
-/* Nothing of the request is under way, and nothing is left to do. */
+/* ---- the end of requests ---- */
+
+/* Nothing is left to do. */
 static bool is_over(const struct phx_request *r)
 {
-    if (r->n_steps > 0) return false;
     if (r->cancelled) return true;
     if (r->ending == PHX_FINISH_NONE || r->n_ids < r->n_planned) return false;
+    if (r->n_ids > r->options.n_prompt && !r->options.want_all_logits) return true;
+    if (r->n_steps > 0) return false;
     if (r->options.want_all_logits) return r->n_reported > r->n_ids;
-    return r->n_ids > r->options.n_prompt || r->n_computed >= r->options.n_prompt;
+    return r->n_computed >= r->options.n_prompt;
 }
 
-static void drop_finished(struct phx_scheduler *s)
+/* What steps under way draw for it is dropped; the one that is being completed forgets it too. */
+static void leave_steps(struct phx_scheduler *s, const struct phx_request *r)
 {
-    for (int32_t i = s->n_running - 1; i >= 0; i--) {
-        struct phx_request *r = s->running[i];
-        if (!is_over(r)) continue;
+    for (int i = 0; i < PHX_MAX_AHEAD; i++) {
+        struct phx_schedule *step = &s->steps[i];
+        for (int32_t k = 0; k < step->n; k++)
+            if (step->entries[k].request == r) step->entries[k].request = NULL;
+    }
+}
+
+static void finish(struct phx_scheduler *s, struct phx_request *r)
+{
+    if (r->slot >= 0)
         release(s, r);
-        r->finish = r->ending;
+    else
+        remove_waiting(s, r);
+    leave_steps(s, r);
+    r->n_steps = 0;
+    r->finish = r->ending;
+    s->counters.n_finished[r->finish]++;
+    if (r->options.on_finish != NULL) r->options.on_finish(r);
+}
+
+static void drop_cancelled(struct phx_scheduler *s)
+{
+    while (s->cancelled != NULL) {
+        struct phx_request *r = s->cancelled;
+        s->cancelled = r->next_cancelled;
+        finish(s, r);
     }
-    struct phx_request **link = &s->waiting_head;
-    while (*link != NULL) {
-        struct phx_request *r = *link;
-        if (!is_over(r)) {
-            link = &r->next;
-            continue;
-        }
-        *link = r->next;
-        r->next = NULL;
-        r->finish = r->ending;
-        s->n_waiting--;
-    }
-    s->waiting_tail = link;
 }
 
 const struct phx_schedule *phx_scheduler_next(struct phx_scheduler *scheduler)
@@ -274,12 +363,13 @@ const struct phx_schedule *phx_scheduler_next(struct phx_scheduler *scheduler)
     s->schedule->n = 0;
     s->schedule->n_rows = 0;
     s->schedule->n_outputs = 0;
-    drop_finished(s); /* some may have been cancelled between steps */
-    int64_t preemptions = s->n_preemptions;
+    s->n_scheduled++;
+    drop_cancelled(s); /* between steps */
+    int64_t preemptions = s->counters.n_preemptions;
     schedule_running(s, true);
     schedule_running(s, false);
     /* Whoever just gave its pages back must not get them again before the others have moved on. */
-    if (s->n_preemptions == preemptions) admit_waiting(s);
+    if (s->counters.n_preemptions == preemptions) admit_waiting(s);
     if (s->schedule->n > 0) s->n_under_way++;
     return s->schedule;
 }
@@ -319,22 +409,42 @@ static bool report(struct phx_request *r, int32_t position, const struct phx_ste
     return drawn;
 }
 
+/* All that the step says about a request's text. Returns by how much it grew. */
+static int32_t report_entry(struct phx_scheduler *s, const struct phx_scheduled *e,
+                            const struct phx_step_results *results, int32_t at)
+{
+    struct phx_request *r = e->request;
+    int32_t grown = 0;
+    r->n_steps--;
+    for (int32_t k = e->n_outputs; k > 0; k--)
+        grown += report(r, e->position + e->n_rows - k + 1, results, at++);
+    know(s, r);
+    return grown;
+}
+
 int32_t phx_scheduler_complete(struct phx_scheduler *scheduler,
                                const struct phx_step_results *results)
 {
     struct phx_scheduler *s = scheduler;
     PHX_ASSERT(s->n_under_way > 0);
-    const struct phx_schedule *schedule = &s->steps[s->oldest];
+    struct phx_schedule *step = &s->steps[s->oldest];
     int32_t at = 0, grown = 0;
-    for (int32_t i = 0; i < schedule->n; i++) {
-        const struct phx_scheduled *e = &schedule->entries[i];
-        e->request->n_steps--;
-        for (int32_t k = e->n_outputs; k > 0; k--)
-            grown += report(e->request, e->position + e->n_rows - k + 1, results, at++);
+    for (int32_t i = 0; i < step->n; i++) {
+        const struct phx_scheduled *e = &step->entries[i];
+        if (e->request != NULL) grown += report_entry(s, e, results, at);
+        at += e->n_outputs;
     }
+    /* Callbacks may cancel any request, and free those that are over: entries are looked at anew
+     * each time, the cancelled ones from their list. */
+    drop_cancelled(s);
+    for (int32_t i = 0; i < step->n; i++) {
+        struct phx_request *r = step->entries[i].request;
+        if (r != NULL && !r->cancelled && is_over(r)) finish(s, r);
+    }
+    drop_cancelled(s);
+    step->n = 0;
     s->oldest = (s->oldest + 1) % PHX_MAX_AHEAD;
     s->n_under_way--;
-    drop_finished(s);
     return grown;
 }
 
@@ -353,7 +463,7 @@ int32_t phx_scheduler_waiting(const struct phx_scheduler *scheduler)
     return scheduler->n_waiting;
 }
 
-int64_t phx_scheduler_preemptions(const struct phx_scheduler *scheduler)
+const struct phx_scheduler_counters *phx_scheduler_counters(const struct phx_scheduler *scheduler)
 {
-    return scheduler->n_preemptions;
+    return &scheduler->counters;
 }

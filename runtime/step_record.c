@@ -20,15 +20,17 @@ static void place(struct phx_step_record *r, void *buffer)
     PHX_PLACE(seqs, h->n_seqs);
     PHX_PLACE(outputs, h->n_outputs);
     PHX_PLACE(ids, h->n_rows);
+    PHX_PLACE(seen, h->n_seen);
 #undef PHX_PLACE
     r->bytes = (size_t)(at - (char *)buffer);
 }
 
-/* All pages there are, or as many as all slots can hold: a step appends no more. */
+/* As many as all slots can hold, or all pages there are if no two slots hold the same: a step
+ * appends no more. */
 static int64_t max_blocks(const struct phx_scheduler_limits *l)
 {
     int64_t all = (int64_t)l->max_seqs * phx_kv_blocks_for(l->max_length);
-    return all < l->n_pages ? all : l->n_pages;
+    return l->share || all < l->n_pages ? all : l->n_pages;
 }
 
 size_t phx_step_record_capacity(const struct phx_scheduler_limits *limits)
@@ -39,13 +41,14 @@ size_t phx_step_record_capacity(const struct phx_scheduler_limits *limits)
            (size_t)max_blocks(limits) * sizeof(struct phx_record_block) +
            seqs * sizeof(struct phx_record_seq) +
            (size_t)limits->max_outputs * sizeof(struct phx_record_output) +
-           (size_t)limits->max_rows * sizeof(int32_t);
+           (size_t)limits->max_rows * sizeof(int32_t) +
+           (limits->share ? (size_t)limits->max_length * sizeof(int32_t) : 0);
 }
 
-static bool has_penalties(const struct phx_sampling *s)
+/* Its shared tokens that a record has to tell. */
+static int32_t n_told(const struct phx_scheduled *e)
 {
-    return s->repeat_penalty != 1 || s->presence_penalty != 0 || s->frequency_penalty != 0 ||
-           s->n_bias > 0;
+    return e->joins && phx_sampling_counts(&e->request->options.sampling) ? e->n_seen : 0;
 }
 
 /* Candidates that the row needs of each rank; 0: it needs the whole vocabulary. */
@@ -57,6 +60,11 @@ static int32_t candidates_for(const struct phx_sampling *s)
     return s->top_p < 1 || s->min_p > 0 ? 0 : 1;
 }
 
+static bool wants_logits(const struct phx_request_options *o)
+{
+    return o->want_logits || o->want_all_logits;
+}
+
 static void count(const struct phx_schedule *schedule, const struct phx_kv_cache *cache,
                   struct phx_record_head *h)
 {
@@ -66,12 +74,11 @@ static void count(const struct phx_schedule *schedule, const struct phx_kv_cache
         const struct phx_scheduled *e = &schedule->entries[i];
         const struct phx_request_options *o = &e->request->options;
         h->n_blocks += phx_kv_cache_slot_blocks(cache, e->request->slot) - e->first_block;
-        if (e->joins) {
-            h->n_joins++;
-            h->n_biases += o->n_bias;
-        }
-        if (has_penalties(&o->sampling)) h->adjust = 1;
-        if (e->n_outputs > 0 && (o->want_logits || o->want_all_logits)) h->want_logits = 1;
+        h->n_joins += e->joins || e->changes;
+        if (e->joins) h->n_biases += e->n_biases;
+        h->n_seen += n_told(e);
+        if (e->n_biases > 0 || phx_sampling_counts(&o->sampling)) h->adjust = 1;
+        if (e->n_outputs > 0 && wants_logits(o)) h->want_logits = 1;
         if (!e->samples) continue;
         int32_t k = candidates_for(&o->sampling);
         if (k == 0) full = true;
@@ -93,13 +100,27 @@ static struct phx_record_head start(const struct phx_record_head *head, enum phx
                                     .kind = kind};
 }
 
-static void write_join(struct phx_step_record *r, const struct phx_request *request, int32_t join,
-                       int32_t bias)
+/* Where the next join's entries go. */
+struct cursor {
+    int32_t join, bias, seen;
+};
+
+static void write_join(struct phx_step_record *r, const struct phx_scheduled *e, struct cursor *at)
 {
-    const struct phx_request_options *o = &request->options;
-    r->joins[join] = (struct phx_record_join){.sampling = o->sampling, .slot = request->slot};
-    for (int32_t i = 0; i < o->n_bias; i++)
-        r->biases[bias + i] = (struct phx_record_bias){o->bias_ids[i], o->bias_values[i]};
+    const struct phx_request *request = e->request;
+    struct phx_record_join *join = &r->joins[at->join++];
+    *join = (struct phx_record_join){.sampling = request->options.sampling,
+                                     .slot = request->slot,
+                                     .fresh = e->joins,
+                                     .n_seen = n_told(e),
+                                     .n_prompt = request->options.n_prompt};
+    join->sampling.n_bias = e->n_biases;
+    memcpy(r->seen + at->seen, request->ids, (size_t)join->n_seen * sizeof *r->seen);
+    at->seen += join->n_seen;
+    for (int32_t i = 0; e->joins && i < e->n_biases; i++) {
+        struct phx_record_bias *bias = &r->biases[at->bias++];
+        phx_request_bias(request, i, &bias->id, &bias->value);
+    }
 }
 
 void phx_step_record_write(const struct phx_schedule *schedule, const struct phx_kv_cache *cache,
@@ -110,14 +131,12 @@ void phx_step_record_write(const struct phx_schedule *schedule, const struct phx
     count(schedule, cache, &own);
     memcpy(buffer, &own, sizeof own);
     place(out, buffer);
-    int32_t join = 0, bias = 0, block = 0, output = 0, row = 0;
+    struct cursor at = {0};
+    int32_t block = 0, output = 0, row = 0;
     for (int32_t i = 0; i < schedule->n; i++) {
         const struct phx_scheduled *e = &schedule->entries[i];
         const struct phx_request *r = e->request;
-        if (e->joins) {
-            write_join(out, r, join++, bias);
-            bias += r->options.n_bias;
-        }
+        if (e->joins || e->changes) write_join(out, e, &at);
         for (int32_t b = e->first_block; b < phx_kv_cache_slot_blocks(cache, r->slot); b++)
             out->blocks[block++] =
                 (struct phx_record_block){r->slot, b, phx_kv_cache_page(cache, r->slot, b)};
@@ -126,8 +145,9 @@ void phx_step_record_write(const struct phx_schedule *schedule, const struct phx
         int32_t end = e->position + e->n_rows;
         for (int32_t p = e->position; p < end; p++) out->ids[row++] = phx_request_id_at(r, p);
         for (int32_t k = e->n_outputs; k > 0; k--)
-            out->outputs[output++] = (struct phx_record_output){
-                row - k, k == 1 && e->samples ? r->slot : -1, end - k + 1};
+            out->outputs[output++] =
+                (struct phx_record_output){row - k, k == 1 && e->samples ? r->slot : -1,
+                                           end - k + 1, wants_logits(&r->options)};
     }
 }
 

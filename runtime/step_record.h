@@ -25,18 +25,21 @@ struct phx_record_head {
     uint64_t n_hashed;   ///< steps that rank 0 knew the tokens of
     uint64_t token_hash; ///< over the tokens drawn in these; differs on no rank
     int32_t kind;        ///< enum phx_record_kind
-    int32_t n_joins, n_biases, n_blocks, n_seqs, n_outputs, n_rows;
+    int32_t n_joins, n_biases, n_blocks, n_seqs, n_outputs, n_rows, n_seen;
     int32_t draw;         ///< enum phx_draw
     int32_t n_candidates; ///< K of PHX_DRAW_CANDIDATES
     int32_t adjust;       ///< some running request has penalties or biases
-    int32_t want_logits;  ///< rank 0 wants the rows' logits on its host
-    int32_t reserved;
+    int32_t want_logits;  ///< rank 0 wants some rows' logits on its host
 };
 
+/// A slot's parameters: of a request that joins, or that goes on under other ones.
 struct phx_record_join {
-    struct phx_sampling sampling; ///< its n_bias entries follow in the record's biases
+    struct phx_sampling sampling;
     int32_t slot;
-    int32_t reserved;
+    int32_t fresh;  ///< it joins: the entries of its bias and its seen tokens are in the record.
+                    ///< Otherwise its bias is now only the first n_bias entries that it joined with
+    int32_t n_seen; ///< tokens that count for its penalties but are in no row: they were shared
+    int32_t n_prompt; ///< as in struct phx_record_seq
 };
 
 struct phx_record_bias {
@@ -59,6 +62,7 @@ struct phx_record_output {
     int32_t row;      ///< of the step
     int32_t slot;     ///< -1: draws nothing
     int32_t position; ///< that the predicted token has
+    int32_t wanted;   ///< rank 0 wants the row's logits on its host
 };
 
 /// A record in its buffer; the arrays lie behind the head in this order.
@@ -69,7 +73,8 @@ struct phx_step_record {
     struct phx_record_block *blocks;
     struct phx_record_seq *seqs;
     struct phx_record_output *outputs;
-    int32_t *ids; ///< [n_rows]; -1 - slot: the slot's newest token
+    int32_t *ids;  ///< [n_rows]; -1 - slot: the slot's newest token
+    int32_t *seen; ///< [n_seen] join after join
     size_t bytes;
 };
 

@@ -13,7 +13,8 @@ declare -A depth=([kernels]=0 [parallel]=1 [runtime]=2 [launch]=3) # includes go
 owned_headers=(
     'mpi\.h                     | ^launch/world_mpi\.'
     'hwloc.*\.h                 | ^launch/topology_hwloc\.'
-    'jansson\.h                 | ^(runtime|launch/verbs)/'
+    'jansson\.h                 | ^(runtime|launch/verbs|launch/server)/'
+    'microhttpd\.h              | ^launch/server/'
     'pcre2.*\.h                 | ^runtime/'
     'utf8proc\.h                | ^runtime/'
     'cu(da|blas).*\.h           | ^kernels/cuda/'

@@ -137,11 +137,12 @@ __device__ inline void store_summed(const attention_args &a, const attention_tas
 }
 
 /// The results of a task from its n shares, from `place` on: a warp for 128 values of a query, a
-/// lane for four of them. Shares are asked for several at a time.
+/// lane for four of them. Shares are asked for several at a time; what was summed before shrinks
+/// with the new maximum.
 __device__ inline void merge_shares(const attention_args &a, const attention_task &t, int64_t place,
                                     int32_t n)
 {
-    constexpr int AT_ONCE = 8;
+    constexpr int AT_ONCE = 16;
     const int lane = threadIdx.x % 32, n_warps = blockDim.x / 32;
     const int turns = (a.head_dim + 127) / 128; /* of a query */
     const int64_t step = a.n_heads * a.share_pitch;
@@ -151,19 +152,24 @@ __device__ inline void merge_shares(const attention_args &a, const attention_tas
         float *const from = share_of(a, t, place, query);
         float largest = -CUDART_INF_F, sum = 0, value[4] = {};
 #pragma unroll 1
-        for (int32_t s = lane; s < n; s += 32)
-            largest = fmaxf(largest, __ldcg(&share_stats(a, from + s * step)->x));
-        largest = warp_reduce(largest, max_op());
-        const float base = largest == -CUDART_INF_F ? 0 : largest;
         for (int32_t first = 0; first < n; first += AT_ONCE) {
             float4 values[AT_ONCE]; /* past the last: that again, with weight 0 */
             float2 stats[AT_ONCE];
+            float most = largest;
 #pragma unroll
             for (int s = 0; s < AT_ONCE; s++) {
                 float *share = from + min(first + s, n - 1) * step;
-                values[s] = __ldcg((const float4 *)(share + column));
                 stats[s] = __ldcg(share_stats(a, share));
+                values[s] = __ldcg((const float4 *)(share + column));
             }
+#pragma unroll
+            for (int s = 0; s < AT_ONCE; s++) most = fmaxf(most, stats[s].x);
+            const float base = most == -CUDART_INF_F ? 0 : most;
+            const float factor = expf(largest - base);
+            largest = most;
+            sum *= factor;
+#pragma unroll
+            for (int v = 0; v < 4; v++) value[v] *= factor;
 #pragma unroll
             for (int s = 0; s < AT_ONCE; s++) {
                 const float weight = first + s < n ? expf(stats[s].x - base) : 0;

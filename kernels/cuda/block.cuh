@@ -31,19 +31,33 @@ template <typename T, typename Op> __device__ inline T warp_reduce(T x, Op op)
     return x;
 }
 
-/// Every thread gets the result. All threads of the block call it; 1, 2, 4, ... 32 whole warps.
-/// `shared` holds 32 values.
-template <typename T, typename Op> __device__ inline T block_reduce(T x, Op op, T *shared)
+/// Every x[i]; every thread gets the results. All threads of the block call it; 1, 2, 4, ... 32
+/// whole warps.
+template <typename T, int N, typename Op>
+__device__ inline void block_reduce_all(T (&x)[N], Op op, T (*shared)[32])
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
-    x = warp_reduce(x, op);
+#pragma unroll
+    for (int i = 0; i < N; i++) x[i] = warp_reduce(x[i], op);
     __syncthreads(); /* who still reads the last result */
-    if (lane == 0) shared[warp] = x;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        if (lane == 0) shared[i][warp] = x[i];
     __syncthreads();
-    x = shared[lane % n_warps];
-    for (int offset = n_warps / 2; offset > 0; offset /= 2)
-        x = op(x, __shfl_xor_sync(~0u, x, offset));
-    return x;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        x[i] = shared[i][lane % n_warps];
+        for (int offset = n_warps / 2; offset > 0; offset /= 2)
+            x[i] = op(x[i], __shfl_xor_sync(~0u, x[i], offset));
+    }
+}
+
+/// The same of one value. `shared` holds 32 values.
+template <typename T, typename Op> __device__ inline T block_reduce(T x, Op op, T *shared)
+{
+    T all[1] = {x};
+    block_reduce_all(all, op, (T(*)[32])shared);
+    return all[0];
 }
 
 #endif

@@ -84,10 +84,12 @@ struct each_weighs {
     }
 };
 
+enum { SUMS = 3 /* at most, at a time */ };
+
 /// Shared memory of a block for all of this.
 struct select_shared {
-    uint64_t sums[32];
-    uint64_t of_block[4]; ///< what the other blocks of the team read
+    uint64_t sums[SUMS][32];
+    uint64_t of_block[SUMS]; ///< what the other blocks of the team read
 };
 
 /// Blocks of this block's team, and its number among them.
@@ -123,9 +125,8 @@ __device__ inline int32_t team_threads()
 template <typename T, int N, typename Op>
 __device__ inline void team_reduce_all(T (&x)[N], Op op, select_shared &shared)
 {
-    static_assert(N * sizeof(T) <= sizeof shared.of_block, "more than blocks pass on");
-#pragma unroll
-    for (int i = 0; i < N; i++) x[i] = block_reduce(x[i], op, (T *)shared.sums);
+    static_assert(N <= SUMS && sizeof(T) <= sizeof *shared.of_block, "more than there is room for");
+    block_reduce_all(x, op, (T(*)[32])shared.sums);
 #if __CUDA_ARCH__ >= 900
     if (team_blocks() == 1) return;
     T *own = (T *)shared.of_block;
@@ -169,29 +170,36 @@ __device__ uint64_t weigh(const Tokens &tokens, bound outer, Weight weight, Want
 }
 
 /// The largest key such that tokens within `outer` from it on weigh at least `wanted`; else 0. Two
-/// bits at a time.
+/// bits at a time, of the tokens that have all bits found so far; those above weigh `above`.
 template <typename Tokens, typename Weight>
 __device__ uint32_t find_key(const Tokens &tokens, bound outer, Weight weight, uint64_t wanted,
                              select_shared &shared)
 {
     uint32_t found = 0;
+    uint64_t above = 0;
     for (int shift = 30; shift >= 0; shift -= 2) {
-        uint64_t sums[3] = {0, 0, 0};
+        uint64_t sums[3] = {0, 0, 0}; /* of the tokens whose next digit is at least 1, 2, 3 */
         float value;
 #pragma unroll 4
         for (int32_t i = team_thread(); i < tokens.n; i += team_threads()) {
             if (!tokens.value_at(i, &value)) continue;
-            const uint32_t key = order_key(value);
-            if (key < found || !outer.keeps(key, i)) continue;
+            const uint32_t key = order_key(value), rest = (key - found) >> shift;
+            if (key < found || rest > 3 || rest == 0 || !outer.keeps(key, i)) continue;
             const uint64_t w = weight(value);
 #pragma unroll
             for (uint32_t digit = 1; digit <= 3; digit++)
-                if (key >= (found | digit << shift)) sums[digit - 1] += w;
+                if (rest >= digit) sums[digit - 1] += w;
         }
         team_reduce_all(sums, add_op(), shared);
         uint32_t digit = 0;
+        uint64_t higher = sums[0]; /* of tokens with a larger digit */
+#pragma unroll
         for (uint32_t d = 1; d <= 3; d++)
-            if (sums[d - 1] >= wanted) digit = d;
+            if (above + sums[d - 1] >= wanted) {
+                digit = d;
+                higher = d < 3 ? sums[d] : 0;
+            }
+        above += higher;
         found |= digit << shift;
     }
     return found;

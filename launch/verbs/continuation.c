@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "kernels/base/check.h"
+#include "launch/logprobs.h"
 #include "launch/verbs/json_line.h"
 #include "runtime/safetensors.h"
 
@@ -69,33 +70,10 @@ static int32_t n_new(const struct phx_continuation *c)
     return r->n_ids - r->options.n_prompt - (r->finish == PHX_FINISH_ERROR);
 }
 
-/* The n largest of `logits`, likeliest first, lower ids first among equals. */
-static void take_top(const float *logits, int64_t vocab, double log_sum, struct phx_place *place)
-{
-    int32_t n = 0;
-    for (int64_t id = 0; id < vocab; id++) {
-        int32_t at = n < place->n_top ? n : place->n_top - 1;
-        if (n == place->n_top && !(logits[id] > place->top_logprobs[at])) continue;
-        if (n < place->n_top) n++;
-        for (; at > 0 && logits[id] > place->top_logprobs[at - 1]; at--) {
-            place->top_logprobs[at] = place->top_logprobs[at - 1];
-            place->top_ids[at] = place->top_ids[at - 1];
-        }
-        place->top_logprobs[at] = logits[id];
-        place->top_ids[at] = (int32_t)id;
-    }
-    place->n_top = n;
-    for (int32_t i = 0; i < n; i++)
-        place->top_logprobs[i] = (float)(place->top_logprobs[i] - log_sum);
-}
-
 static enum phx_status note_place(struct phx_continuation *c, const struct phx_output *output)
 {
     struct phx_place *place = &c->places[output->position - (int32_t)c->prompt.n];
-    double largest = output->logits[0], sum = 0;
-    for (int64_t i = 1; i < c->vocab; i++) largest = fmax(largest, output->logits[i]);
-    for (int64_t i = 0; i < c->vocab; i++) sum += exp(output->logits[i] - largest);
-    double log_sum = largest + log(sum);
+    double log_sum = phx_logprobs_sum(output->logits, c->vocab);
     if (isnan(log_sum)) return give_up(c, output->position);
     place->logprob = (float)(output->logits[output->id] - log_sum);
     place->n_top = c->n_logprobs;
@@ -106,7 +84,8 @@ static enum phx_status note_place(struct phx_continuation *c, const struct phx_o
         place->n_top = 0;
         return phx_fail(PHX_OUT_OF_MEMORY, "no memory for log-probabilities");
     }
-    take_top(output->logits, c->vocab, log_sum, place);
+    place->n_top = phx_logprobs_top(output->logits, c->vocab, log_sum, place->n_top, place->top_ids,
+                                    place->top_logprobs);
     return PHX_OK;
 }
 
@@ -138,7 +117,7 @@ static void on_output(struct phx_request *request, const struct phx_output *outp
     struct phx_continuation *c = request->options.user;
     enum phx_status status = take(c, output);
     if (status == PHX_OK) return;
-    c->status = status;
+    *c->status = status;
     phx_request_cancel(request, PHX_FINISH_CANCELLED);
 }
 
@@ -248,20 +227,14 @@ enum phx_status phx_continuation_end(struct phx_continuation *continuation)
     return keep(c, text, bytes);
 }
 
-/* JSON has no infinity: a token that the model rules out gets what other servers give it. */
-static double json_logprob(float logprob)
-{
-    return fmax((double)logprob, -9999);
-}
-
 static json_t *json_place(const struct phx_place *place, int32_t id)
 {
     json_t *top = json_array();
     for (int32_t i = 0; i < place->n_top; i++)
         json_array_append_new(top, json_pack("{s:i, s:f}", "id", place->top_ids[i], "logprob",
-                                             json_logprob(place->top_logprobs[i])));
-    return json_pack("{s:i, s:f, s:o}", "id", id, "logprob", json_logprob(place->logprob), "top",
-                     top);
+                                             phx_logprobs_json(place->top_logprobs[i])));
+    return json_pack("{s:i, s:f, s:o}", "id", id, "logprob", phx_logprobs_json(place->logprob),
+                     "top", top);
 }
 
 static json_t *json_timings(const struct phx_continuation *c)

@@ -44,7 +44,7 @@ struct phx_continuation {
     float *logits;            ///< of phx_continuation_keep_logits(), or NULL
     int64_t vocab;
     double begin, first, last; ///< seconds: submitted, first token, last token
-    enum phx_status status;    ///< of what went wrong in a callback and ends the job
+    enum phx_status *status;   ///< where a callback tells what went wrong and ends the job
     char *error;               ///< why this text failed, and only this one; NULL: it did not
 };
 

@@ -2,13 +2,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "launch/interrupt.h"
 #include "launch/report.h"
 #include "launch/results.h"
+#include "launch/sampling.h"
 #include "launch/settings.h"
 #include "launch/verbs/continuation.h"
 #include "launch/verbs/text_input.h"
@@ -25,34 +25,8 @@ struct job {
     size_t n_printed, n_shown, n_failed;
     int32_t context;
     struct phx_results out;
+    enum phx_status status; /* of callbacks */
 };
-
-static double choose(const struct phx_options *o, const char *name, double value, double model)
-{
-    return !phx_options_given(o, name) && !isnan(model) ? model : value;
-}
-
-static enum phx_status choose_sampling(const struct job *job, struct phx_sampling *out)
-{
-    const struct phx_options *o = job->options;
-    const struct phx_config *c = job->config;
-    *out = (struct phx_sampling){
-        .temperature = (float)choose(o, "--temp", o->temperature, c->temperature),
-        .top_p = (float)choose(o, "--top-p", o->top_p, c->top_p),
-        .min_p = (float)choose(o, "--min-p", o->min_p, c->min_p),
-        .top_k = !phx_options_given(o, "--top-k") && c->top_k >= 0 ? c->top_k : o->top_k,
-        .repeat_penalty =
-            (float)choose(o, "--repeat-penalty", o->repeat_penalty, c->repeat_penalty),
-        .presence_penalty = (float)o->presence_penalty,
-        .frequency_penalty = (float)o->frequency_penalty,
-        .seed = (uint64_t)o->seed};
-    if (o->seed >= 0) return PHX_OK;
-    if (getrandom(&out->seed, sizeof out->seed, 0) != (ssize_t)sizeof out->seed)
-        return phx_fail(PHX_IO, "the system has no random seed: give one with -s");
-    out->seed >>= 1; /* so that it can be given back with -s */
-    if (out->temperature > 0) phx_log(PHX_LOG_INFO, "seed %llu", (unsigned long long)out->seed);
-    return PHX_OK;
-}
 
 /* The biases asked for, and "never" for the end-of-text tokens under --ignore-eos. */
 static enum phx_status choose_bias(const struct job *job, int32_t *ids, float *values,
@@ -67,11 +41,11 @@ static enum phx_status choose_bias(const struct job *job, int32_t *ids, float *v
         ids[n] = o->logit_bias.items[i].id;
         values[n] = o->logit_bias.items[i].value;
     }
-    for (int32_t i = 0; i < job->config->n_eos; i++) {
-        if (!o->ignore_eos) {
-            out->stop_ids[out->n_stop_ids++] = job->config->eos[i];
-            continue;
-        }
+    if (!o->ignore_eos) {
+        out->stop_ids = job->config->eos;
+        out->n_stop_ids = job->config->n_eos;
+    }
+    for (int32_t i = 0; o->ignore_eos && i < job->config->n_eos; i++) {
         ids[n] = job->config->eos[i];
         values[n++] = -INFINITY;
     }
@@ -106,7 +80,7 @@ static enum phx_status add_prompt(struct job *job, const struct phx_request_opti
     if (own.max_new < 0 || own.max_new > room) own.max_new = room;
     PHX_TRY(phx_continuation_create(job->tokenizer, job->options, &own, job->config->vocab, ids,
                                     text, bytes, &job->items[job->n]));
-    job->n++;
+    job->items[job->n++]->status = &job->status;
     return PHX_OK;
 }
 
@@ -228,7 +202,7 @@ static enum phx_status prepare(struct job *job, const struct phx_run *run)
         status = PHX_OK;
     }
     if (status != PHX_OK) return status;
-    PHX_TRY(choose_sampling(job, &request.sampling));
+    PHX_TRY(phx_sampling_choose(o, job->config, &request.sampling));
     PHX_TRY(choose_bias(job, ids, values, &request));
     PHX_TRY(o->prompt_ids.n > 0 ? add_ids(job, &request) : add_texts(job, &request));
     if (job->n > 1 && (o->logits_out != NULL || o->force_ids.n > 0))
@@ -269,7 +243,7 @@ static enum phx_status lead(struct job *job, struct phx_engine *engine)
     for (size_t i = 0; i < job->n; i++) phx_continuation_begin(job->items[i], live);
     while (worked && !phx_interrupted()) {
         PHX_TRY(phx_engine_step(engine, &worked));
-        for (size_t i = 0; i < job->n; i++) PHX_TRY(job->items[i]->status);
+        PHX_TRY(job->status);
         PHX_TRY(print_finished(job, false));
     }
     PHX_TRY(phx_engine_stop(engine)); /* after Ctrl-C a step may be under way, with its tokens */

@@ -11,6 +11,10 @@
 #include "parallel/world.h"
 
 enum phx_status phx_verb_generate(struct phx_world *world, const struct phx_options *options);
+/// Until the input ends.
+enum phx_status phx_verb_chat(struct phx_world *world, const struct phx_options *options);
+/// Until it is told to stop.
+enum phx_status phx_verb_serve(struct phx_world *world, const struct phx_options *options);
 enum phx_status phx_verb_perplexity(struct phx_world *world, const struct phx_options *options);
 enum phx_status phx_verb_tokenize(struct phx_world *world, const struct phx_options *options);
 enum phx_status phx_verb_topology(struct phx_world *world, const struct phx_options *options);

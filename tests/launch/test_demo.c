@@ -202,7 +202,7 @@ static void stop_token(void **state)
     for (int overlap = 0; overlap < 2; overlap++) {
         struct batch again = {.n = 0};
         fill(&again);
-        again.options[STOPS].stop_ids[0] = id;
+        again.options[STOPS].stop_ids = &id;
         again.options[STOPS].n_stop_ids = 1;
         run(2, 3, 20, overlap, &again);
         assert_int_equal(again.n_ids[STOPS], n);

@@ -481,6 +481,8 @@ static enum phx_status count_calls(struct phx_world *world, struct bench *bench,
     PHX_TRY(phx_comm_begin_step(bench->comm, bench->stream));
     phx_comm_position(bench->comm, &at);
     RANK_CHECK(at.n_steps == 1 && at.n_begun == 0);
+    double seconds = phx_comm_seconds(bench->comm);
+    RANK_CHECK(world->size == 1 ? seconds == 0 : seconds > 0 && seconds < 100);
     return PHX_OK;
 }
 

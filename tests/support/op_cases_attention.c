@@ -279,7 +279,7 @@ static const struct attention_case {
     enum op_where where;
     int64_t gap;
     bool large;
-    struct op_seq seqs[9];
+    struct op_seq seqs[40];
 } attention_cases[] = {
     {3, 3, 16, PHX_F32, 0, 0, false, OP_ALL, 0, false, {{1, 1}}},
     {6, 2, 64, PHX_F32, 0, 0, true, OP_ALL, 0, false, {{63, 1}, {64, 1}, {65, 2}, {127, 1}}},
@@ -377,6 +377,26 @@ static const struct attention_case {
      {{700, 1}, {OP_PADDING, 1}, {130, 1}, {OP_PADDING, 1}, {OP_PADDING, 1}}},
     {5, 1, 24, PHX_F32, 40, 0, true, OP_SUBSET, 5, false, {{OP_PADDING, 1}, {70, 1}}},
     {6, 3, 64, PHX_F16, 0, 0, true, OP_ALL, 0, false, {{OP_PADDING, 1}, {OP_PADDING, 1}}},
+    {8, 2, 128, PHX_BF16, 0, 0, true, OP_ALL, 0, false, {{1, 1}}},
+    {12, 4, 64, PHX_BF16, 150, 0, true, OP_ALL, 5, false, {{700, 1}}},
+    {16, 2, 128, PHX_F16, 0, 0, true, OP_ALL, 0, false, {{2500, 1}}},
+    {4, 1, 128, PHX_BF16, 0, 10, true, OP_HOLES, 0, false, {{3000, 1}}},
+    {3, 3, 128, PHX_BF16, 0, 0, true, OP_SUBSET, 0, false, {{0, 1}}},
+    {8,
+     2,
+     128,
+     PHX_BF16,
+     0,
+     0,
+     true,
+     OP_ALL,
+     0,
+     false,
+     {{5, 1},   {64, 1},  {65, 1}, {130, 1}, {1, 1},   {300, 1}, {128, 1},        {OP_PADDING, 1},
+      {77, 1},  {200, 1}, {3, 1},  {90, 1},  {64, 1},  {400, 1}, {129, 1},        {12, 1},
+      {33, 1},  {256, 1}, {70, 1}, {1, 1},   {500, 1}, {64, 1},  {OP_PADDING, 1}, {18, 1},
+      {192, 1}, {63, 1},  {7, 1},  {321, 1}, {66, 1},  {140, 1}, {2, 1},          {257, 1},
+      {96, 1},  {610, 1}, {31, 1}, {100, 1}, {450, 1}}},
     {32, 8, 128, PHX_F32, 0, 0, false, OP_ALL, 0, true, {{4096, 1}}},
     {32, 8, 128, PHX_BF16, 0, 0, false, OP_ALL, 0, true, {{4096, 1}}},
     {32, 8, 64, PHX_BF16, 0, 0, false, OP_ALL, 0, true, {{512, 512}}},

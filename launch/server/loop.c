@@ -1,0 +1,74 @@
+#include "launch/server/loop.h"
+
+#include "kernels/base/check.h"
+
+struct loop {
+    struct phx_engine *engine;
+    struct phx_mailbox *mailbox;
+    struct phx_metrics metrics;
+    struct phx_job *active; /* by next_active, oldest first */
+};
+
+/* New jobs begin, cancelled ones end. False when it is over. */
+static bool receive(struct loop *l)
+{
+    enum phx_serve_mode mode;
+    bool cancels;
+    struct phx_job *jobs = phx_mailbox_receive(l->mailbox, l->active == NULL, &mode, &cancels);
+    struct phx_job **end = &l->active;
+    while (*end != NULL) end = &(*end)->next_active;
+    *end = jobs;
+    for (; jobs != NULL; jobs = jobs->next_active) phx_job_begin(jobs, l->engine, &l->metrics);
+    for (struct phx_job *job = l->active; job != NULL; job = job->next_active)
+        if (mode == PHX_SERVE_STOP || (cancels && phx_mailbox_cancelled(l->mailbox, job)))
+            phx_job_cancel(job);
+    return mode == PHX_SERVE_ON || l->active != NULL;
+}
+
+static void on_step(void *user, const struct phx_step_report *report)
+{
+    struct loop *l = user;
+    phx_metrics_step(&l->metrics, report->n_prompt, report->n_new, report->seconds, phx_job_now());
+}
+
+static void look(struct loop *l)
+{
+    struct phx_engine_load load;
+    struct phx_metrics *m = &l->metrics;
+    phx_engine_load(l->engine, &load);
+    m->n_running = load.n_running;
+    m->n_waiting = load.n_waiting;
+    m->n_pages = load.n_pages;
+    m->n_pages_used = load.n_pages - load.n_free_pages;
+    m->n_preemptions = load.counters.n_preemptions;
+    m->prefix_queries = load.counters.prompt_tokens;
+    m->prefix_hits = load.counters.cached_tokens;
+    m->sum_seconds = load.sum_seconds;
+}
+
+static enum phx_status run(struct loop *l)
+{
+    double ended_s = 0; /* the turn before, if there was work since */
+    while (receive(l)) {
+        bool worked;
+        double begun_s = phx_job_now();
+        PHX_TRY(phx_engine_step(l->engine, &worked));
+        look(l);
+        l->active = phx_mailbox_publish(l->mailbox, l->active, &l->metrics);
+        double now_s = phx_job_now();
+        l->metrics.loop_seconds += now_s - (ended_s > 0 ? ended_s : begun_s);
+        ended_s = l->active != NULL ? now_s : 0;
+    }
+    return phx_engine_stop(l->engine);
+}
+
+enum phx_status phx_server_loop(struct phx_engine *engine, struct phx_mailbox *mailbox)
+{
+    struct loop l = {.engine = engine, .mailbox = mailbox};
+    phx_engine_on_step(engine, on_step, &l);
+    look(&l);
+    phx_mailbox_publish(mailbox, NULL, &l.metrics);
+    enum phx_status status = run(&l);
+    phx_engine_on_step(engine, NULL, NULL);
+    return status;
+}

@@ -1,0 +1,33 @@
+/// \file chat.h
+/// A model's chat template and the tokens it names: messages -> the text that the model continues.
+///
+/// The template is, in this order: the file that is given; chat_template.jinja of the folder;
+/// chat_template of its tokenizer_config.json (of several, the one called "default"); the key
+/// tokenizer.chat_template of a GGUF file.
+#ifndef PHX_RUNTIME_CHAT_H
+#define PHX_RUNTIME_CHAT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "kernels/base/status.h"
+
+/// Immutable: several threads may render at once.
+struct phx_chat;
+
+/// `model` is a folder or a GGUF file, `file` a template in its place or NULL. PHX_NOT_FOUND if the
+/// model has no template; otherwise as phx_template_parse().
+enum phx_status phx_chat_load(const char *model, const char *file, struct phx_chat **out);
+void phx_chat_destroy(struct phx_chat *chat);
+/// Where the template comes from, for messages.
+const char *phx_chat_source(const struct phx_chat *chat);
+
+/// Exactly the text that transformers' apply_chat_template() makes of `messages`, an array of
+/// objects. `arguments` (an object, or NULL) are further variables; they replace none of the
+/// others. It may hold the BOS token: encode it without special ones. As phx_template_render().
+enum phx_status phx_chat_render(const struct phx_chat *chat, const json_t *messages,
+                                const json_t *arguments, bool add_generation_prompt,
+                                char **out_text, size_t *out_bytes);
+
+#endif
