@@ -10,6 +10,7 @@
 #include "kernels/base/check.h"
 #include "kernels/ops.h"
 #include "launch/int_range.h"
+#include "launch/nearest.h"
 #include "launch/options_table.h"
 #include "runtime/tokenizer/unicode.h"
 
@@ -321,41 +322,6 @@ static enum phx_status read_environment(struct phx_options *options,
     return PHX_OK;
 }
 
-/// The known name that comes nearest to what was typed.
-struct nearest {
-    const char *name; ///< NULL: none is near
-    size_t distance;
-};
-
-/// Levenshtein distance between the first n characters of a and all of b.
-static size_t distance(const char *a, size_t n, const char *b)
-{
-    size_t row[64];
-    size_t m = strlen(b);
-    PHX_ASSERT(m < 64);
-    for (size_t j = 0; j <= m; j++) row[j] = j;
-    for (size_t i = 1; i <= n; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= m; j++) {
-            size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
-            size_t other = 1 + (row[j] < row[j - 1] ? row[j] : row[j - 1]);
-            diagonal = row[j];
-            row[j] = replaced < other ? replaced : other;
-        }
-    }
-    return row[m];
-}
-
-static void consider(struct nearest *nearest, const char *typed, size_t bytes, const char *name)
-{
-    if (bytes > 40) return; /* no misspelt name, but some text */
-    bool begins = bytes >= 4 && !strncmp(name, typed, bytes);
-    size_t d = begins ? 1 : distance(typed, bytes, name);
-    if (d > bytes / 3 || (nearest->name && d >= nearest->distance)) return;
-    *nearest = (struct nearest){.name = name, .distance = d};
-}
-
 static enum phx_status unknown_flag(const struct phx_options *options, const char *flag,
                                     size_t bytes)
 {
@@ -371,11 +337,11 @@ static enum phx_status unknown_flag(const struct phx_options *options, const cha
         return phx_fail(PHX_USAGE, "%.100s: not an option of %s; a text is given with %s", flag,
                         verb, options->verb == PHX_VERB_PERPLEXITY ? "-f FILE" : "-p TEXT");
     }
-    struct nearest nearest = {0};
+    struct phx_nearest nearest = {0};
     for (size_t i = 0; i < phx_n_option_rows; i++) {
         if (!phx_option_taken(&phx_option_rows[i], options->verb)) continue;
         for (int j = 0; j < PHX_OPTION_NAMES && phx_option_rows[i].names[j]; j++) {
-            consider(&nearest, flag, bytes, phx_option_rows[i].names[j]);
+            phx_nearest_consider(&nearest, flag, bytes, phx_option_rows[i].names[j]);
         }
     }
     const char *name = nearest.name;
@@ -474,14 +440,14 @@ static enum phx_status read_verb(const char *text, enum phx_verb *out)
 {
     if (is_one_of(text, "--help", "-h")) text = phx_verb_name(PHX_VERB_HELP);
     if (!strcmp(text, "--version")) text = phx_verb_name(PHX_VERB_VERSION);
-    struct nearest nearest = {0};
+    struct phx_nearest nearest = {0};
     for (enum phx_verb verb = 0; verb < PHX_VERB_COUNT; verb++) {
         const char *name = phx_verb_name(verb);
         if (!strcmp(text, name)) {
             *out = verb;
             return PHX_OK;
         }
-        consider(&nearest, text, strlen(text), name);
+        phx_nearest_consider(&nearest, text, strlen(text), name);
     }
     if (phx_option_find(text, strcspn(text, "="))) {
         return phx_fail(PHX_USAGE, "%.100s: first say what to do, as in: phalanx generate %.100s",

@@ -22,6 +22,7 @@ class Context:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0
+        params.use_extra_bufts = not args.plain
         self.model = llama_cpp.llama_model_load_from_file(args.model.encode(), params)
         if not self.model:
             raise SystemExit(f"{args.model}: llama.cpp cannot load it")
@@ -81,11 +82,14 @@ def main():
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--context", type=int, default=0)
+    parser.add_argument("--plain", action="store_true",
+                        help="weights as in the file, not in the layouts of single processors, such "
+                             "as that for AMX, with which Q8_0 of 0.3.36 ends in a segmentation fault")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     c = Context(args)
     ids = [(100 + 7 * i) % c.n_vocab for i in range(max(args.prompt, args.context + 1))]
-    base = {"set": "peer", "by": "llama.cpp " + llama_cpp.__version__, "tp": 1, "batch": 1,
+    base = {"set": "peer", "by": "llama.cpp " + llama_cpp.__version__ + (", plain" if args.plain else ""), "tp": 1, "batch": 1,
             "shape": args.shape or os.path.basename(args.model), "threads": args.threads}
     for test in ("prompt", "decode"):
         times, first = [], None

@@ -3,22 +3,23 @@
 # then the JSON lines.
 #
 #   bench/peers/peers.sh [-d cpu|cuda] [-m MODEL] [-b BUILD] [-r ROUNDS] [-o RESULT_FILE]
-#                        [-t THREADS] [-p PROMPT] [-n TOKENS] [-c CONTEXT] [-k TYPES]
+#                        [-t THREADS] [-p PROMPT] [-n TOKENS] [-c CONTEXT] [-k TYPES] [-l WORDS]
 #
 # -d cuda (default where there are GPUs): transformers' generate() op by op and with a static cache,
 #    compiled, on one GPU; its tensor parallelism on two; a compiled decoder in plain PyTorch on one
 #    and two (for the shape of Llama-3-8B).
 # -d cpu: llama.cpp through llama-cpp-python; both read the same GGUF files of TYPES (default
 #    bf16,q8_0), which make_gguf.py writes; transformers' generate() if torch is there.
+# WORDS: more of them for llama.py, as --plain.
 # Weights are made up. PYTHON: the interpreter (default python3). A peer that this machine lacks is
 # named and left out. PHX_COMMIT: what the result calls the commit where git does not know.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 device="" model="" build="" rounds=2 out="" threads=$(nproc)
-prompt=512 tokens=32 context=128 types=bf16,q8_0
+prompt=512 tokens=32 context=128 types=bf16,q8_0 llama=()
 command="bench/peers/peers.sh $*"
 python=${PYTHON:-python3}
-while getopts d:m:b:r:o:t:p:n:c:k: option; do
+while getopts d:m:b:r:o:t:p:n:c:k:l: option; do
     case $option in
         d) device=$OPTARG ;;
         m) model=$OPTARG ;;
@@ -30,7 +31,8 @@ while getopts d:m:b:r:o:t:p:n:c:k: option; do
         n) tokens=$OPTARG ;;
         c) context=$OPTARG ;;
         k) types=$OPTARG ;;
-        *) sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        l) read -ra llama <<<"$OPTARG" ;;
+        *) sed -n '2,17s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 n_gpus=$( (nvidia-smi --list-gpus 2>/dev/null || true) | wc -l)
@@ -99,7 +101,8 @@ on_cpu() { # TYPE
         keep phalanx 1 "$shape $1" -m "$file"
         ! has llama_cpp llama.cpp ||
             keep "$python" bench/peers/llama.py --model "$file" --shape "$shape $1" \
-                --threads "$threads" --prompt "$prompt" --tokens "$tokens" --context "$context"
+                --threads "$threads" --prompt "$prompt" --tokens "$tokens" --context "$context" \
+                "${llama[@]}"
     else
         keep phalanx 1 "$shape bf16" -m "$model" --load-format dummy
     fi
