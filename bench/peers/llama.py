@@ -83,8 +83,8 @@ def main():
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--context", type=int, default=0)
     parser.add_argument("--plain", action="store_true",
-                        help="weights as in the file, not in the layouts of single processors, such "
-                             "as that for AMX, with which Q8_0 of 0.3.36 ends in a segmentation fault")
+                        help="weights as in the file, not in layouts for single processors, with "
+                             "which 0.3.36 crashed on a machine with AMX, on Q8_0")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     c = Context(args)
