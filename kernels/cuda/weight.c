@@ -43,6 +43,15 @@ void phx_cuda_weight_destroy(struct phx_weight *weight)
     free(weight);
 }
 
+/* Products load weights before they wait for their predecessor (launch.cuh). So none starts early
+ * after a kernel that writes one: a memset starts when all before it is complete, and nothing after
+ * it before. */
+static enum phx_status settle(struct phx_cuda_stream *stream)
+{
+    PHX_CUDA_TRY(cudaMemsetAsync, (stream->workspace, 0, 1, stream->native));
+    return PHX_OK;
+}
+
 /* ---- quantised ---- */
 
 /* Rows that fit `bytes`, of `row_bytes` each. */
@@ -94,7 +103,7 @@ static enum phx_status write_widened(struct phx_cuda_stream *stream, struct phx_
         PHX_TRY(phx_cuda_blocks_expand(&stream->base, from_dtype, &planes, 0, n, 0, some.cols,
                                        weight->shape.dtype, row_at(weight, row + r), pitch));
     }
-    return PHX_OK;
+    return settle(stream);
 }
 
 static enum phx_status read_blocks(struct phx_cuda_stream *stream, const struct phx_weight *weight,
@@ -126,15 +135,6 @@ static int64_t fit_workspace(const struct phx_cuda_stream *stream, enum phx_dtyp
     int64_t values = (int64_t)(stream->sizes.workspace_bytes / phx_dtype_bytes(dtype, 1));
     if (*cols > values) *cols = values;
     return rows < values / *cols ? rows : values / *cols;
-}
-
-/* Products load weights before they wait for their predecessor (launch.cuh). So none starts early
- * after a kernel that writes one: a memset starts when all before it is complete, and nothing after
- * it before. */
-static enum phx_status settle(struct phx_cuda_stream *stream)
-{
-    PHX_CUDA_TRY(cudaMemsetAsync, (stream->workspace, 0, 1, stream->native));
-    return PHX_OK;
 }
 
 /* In pieces: up as they are, then converted where they belong. */
