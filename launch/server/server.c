@@ -139,15 +139,25 @@ static void tick(struct phx_server *s, double now_s)
     /* Headers that do not come, or one byte at a time. */
     for (struct connection *c = s->connections; c != NULL; c = c->next)
         if (c->exchange == NULL && now_s - c->since_s > timeout_s) shutdown(c->fd, SHUT_RDWR);
-    if (s->drain_until_s > 0 && now_s > s->drain_until_s)
-        phx_mailbox_set_mode(s->parts.mailbox, PHX_SERVE_STOP);
 }
 
+/* Until the next tick, the end of draining, or what libmicrohttpd waits for. */
 static int wait_ms(struct phx_server *s)
 {
-    MHD_UNSIGNED_LONG_LONG ms;
-    if (MHD_get_timeout(s->daemon, &ms) != MHD_YES || ms > TICK_MS) return TICK_MS;
+    MHD_UNSIGNED_LONG_LONG daemon_ms;
+    double ms = TICK_MS, left_ms = 1e3 * (s->drain_until_s - phx_job_now());
+    if (s->drain_until_s > 0 && left_ms < ms) ms = left_ms > 0 ? left_ms + 1 : 0;
+    if (MHD_get_timeout(s->daemon, &daemon_ms) == MHD_YES && (double)daemon_ms < ms)
+        ms = (double)daemon_ms;
     return (int)ms;
+}
+
+/* Draining has taken as long as it may: what is still under way is cancelled. */
+static void end_draining(struct phx_server *s, double now_s)
+{
+    if (s->drain_until_s == 0 || now_s < s->drain_until_s) return;
+    s->drain_until_s = 0;
+    phx_mailbox_set_mode(s->parts.mailbox, PHX_SERVE_STOP);
 }
 
 static void notice_end(struct phx_server *s)
@@ -177,6 +187,7 @@ static void *serve(void *server)
         notice_end(s);
         read_news(s);
         double now_s = phx_job_now();
+        end_draining(s, now_s);
         if (now_s - ticked_s > 1e-3 * TICK_MS) {
             tick(s, now_s);
             ticked_s = now_s;

@@ -27,7 +27,7 @@ struct phx_server {
     int signal_fd, control_fd; /* control: an eventfd that says to look at `over` */
     _Atomic int state, context;
     char sentence[PHX_SENTENCE_BYTES]; /* set before STATE_OVER; "": none */
-    double drain_until_s;              /* 0: not draining */
+    double drain_until_s;              /* 0: not draining, or what is left was cancelled */
     double over_until_s;
     int64_t n_requests;
     struct exchange *exchanges;

@@ -388,7 +388,7 @@ class Hostile(unittest.TestCase):
         for _ in range(3):
             s = socket.create_connection(("127.0.0.1", self.server.port))
             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            s.sendall(post({"prompt": "JULIET:", "max_tokens": 500, "n": 16, "stream": True,
+            s.sendall(post({"prompt": "JULIET:", "max_tokens": 500, "n": 64, "stream": True,
                             "ignore_eos": True, "logprobs": 20}))
             sockets.append(s)
         self.server.complete(prompt="JULIET:", max_tokens=2)
