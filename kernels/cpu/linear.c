@@ -206,7 +206,7 @@ static void sum_group(const struct product *p, const struct piece *piece, int gr
         int64_t before = (piece->group->packed + piece->row + row) * p->n_steps + step * tile->rows;
         const char *x = p->packed + (size_t)before * p->step_x_bytes;
         for (int i = group; i < group + GROUP && i < piece->n_panels; i += tile->panels) {
-            tile->run(x, from + i - group, n_steps, sums + row * SUM_COLS + i * PHX_CPU_PANEL,
+            tile->run(x, from + (i - group), n_steps, sums + row * SUM_COLS + i * PHX_CPU_PANEL,
                       SUM_COLS);
         }
     }
