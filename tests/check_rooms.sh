@@ -201,7 +201,7 @@ self_test()
     plant launch/a.c '#include <mpi.h>' 'world_mpi'
     plant launch/placement.c '#include <hwloc.h>' 'topology_hwloc'
     plant launch/a.c '#include <hwloc/bitmap.h>' 'topology_hwloc'
-    plant launch/a.c '#include <jansson.h>' '^(runtime|launch/verbs)/'
+    plant launch/a.c '#include <jansson.h>' '^(runtime|launch/verbs|launch/server)/'
     plant kernels/a.c '#include <pcre2.h>' '^runtime/'
     plant parallel/a.c '#include <utf8proc.h>' '^runtime/'
     plant runtime/a.c '#include <cuda_runtime.h>' '^kernels/cuda/'
