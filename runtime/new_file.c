@@ -20,7 +20,7 @@ enum phx_status phx_new_file_open(const char *path, struct phx_new_file *out)
     out->fd = mkostemp(out->temporary, O_CLOEXEC);
     if (out->fd >= 0) return PHX_OK;
     enum phx_status status =
-        phx_fail(PHX_IO, "cannot write %s: %s", out->temporary, strerror(errno));
+        phx_fail(PHX_IO, "cannot make a file beside %s: %s", path, strerror(errno));
     free(out->temporary);
     return status;
 }
