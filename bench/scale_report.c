@@ -358,7 +358,7 @@ static enum phx_status parse(int argc, char **argv, struct arguments *a)
         {"plot", required_argument, NULL, 'p'},
         {NULL, 0, NULL, 0},
     };
-    *a = (struct arguments){.machine = "", .date = "", .commit = "", .command = "", .nodes = {1}};
+    *a = (struct arguments){.machine = "", .date = "", .commit = "", .command = "", .nodes.n = 1};
     for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         if (c == 'a') PHX_TRY(read_sizes(optarg, a));
         if (c == 'n') PHX_TRY(read_nodes(optarg, a));
