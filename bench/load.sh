@@ -11,7 +11,7 @@ out=bench/results/cpu-load.jsonl
 cores=$(nproc)
 commit=$(git describe --always --dirty) # before the result file changes
 if [ ! -x "$build/bench/bench_load" ]; then
-    echo "$build/bench/bench_load is missing: cmake --preset release && cmake --build build/release" >&2
+    echo "$build/bench/bench_load is missing; build it first, see CONTRIBUTING.md" >&2
     exit 1
 fi
 mpirun=(mpirun --oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none)
