@@ -273,6 +273,16 @@ class Answers(unittest.TestCase):
         self.assertEqual(scored["logprobs"]["token_logprobs"][3],
                          echo["logprobs"]["token_logprobs"][3])
 
+    def test_bytes(self):
+        """A token that is a part of a character is told by its bytes."""
+        ids = self.server.call("/tokenize", {"prompt": "\u4f60", "add_special_tokens": False})[1]
+        self.assertEqual(ids["count"], 3)
+        for id, name in zip(ids["tokens"], ("e4", "bd", "a0")):
+            told = self.server.complete(prompt="JULIET:", max_tokens=1, logprobs=2, temperature=0,
+                                        logit_bias={str(id): 100})["choices"][0]["logprobs"]
+            self.assertEqual(told["tokens"], ["bytes:\\x" + name])
+            self.assertEqual(len(told["top_logprobs"][0]), 3)
+
     def test_prefix_cache(self):
         prompt = "Once more unto the breach, dear friends, once more. " * 6
         first = self.server.complete(prompt=prompt, max_tokens=8, temperature=0)
@@ -485,6 +495,13 @@ class Chats(unittest.TestCase):
         self.assertEqual(events[0]["choices"][0]["delta"]["role"], "assistant")
         text = "".join(e["choices"][0]["delta"].get("content", "") for e in events)
         self.assertEqual(text, want)
+        ids = server.call("/tokenize", {"prompt": "\u4f60", "add_special_tokens": False})[1]["tokens"]
+        _, answer = server.call("/v1/chat/completions", {
+            **body, "max_tokens": 1, "logprobs": True, "top_logprobs": 3, "logit_bias": {ids[0]: 100}})
+        place = answer["choices"][0]["logprobs"]["content"][0]
+        self.assertEqual((place["token"], place["bytes"]), ("\\xe4", [0xe4]))
+        for top in place["top_logprobs"]:
+            self.assertEqual(top["token"].encode(), bytes(top["bytes"]))
         status, answer = server.call("/v1/chat/completions", {**body, "tools": [{}]})
         self.assertEqual((status, answer["error"]["param"]), (400, "tools"))
         self.assertEqual(server.end(), 0)
