@@ -98,7 +98,8 @@ static void say_defaults(const struct phx_sampling *s)
 
 static enum phx_status load_chat(struct service *v, const char *model)
 {
-    enum phx_status status = phx_chat_load(model, v->options->chat_template, &v->chat);
+    enum phx_status status =
+        phx_chat_load(model, v->options->chat_template, v->tokenizer, &v->chat);
     if (status == PHX_OK) {
         fprintf(stderr, "phalanx: chats by the template of %s\n", phx_chat_source(v->chat));
         return PHX_OK;

@@ -15,9 +15,8 @@ import threading
 import time
 import unittest
 
-from server_test import LAUNCHER, LONG, MPIRUN, PHALANX, RANKS, SLOW, Server
+from server_test import DEMO, HERE, LAUNCHER, LONG, MPIRUN, PHALANX, RANKS, SLOW, Server
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 STALLING = os.environ["PHX_STALLING"]
 
 
@@ -159,7 +158,7 @@ def stalling(order, *arguments, **more):
     environment = {"PHX_TEST_STALL": order}
     if RANKS == 1:
         environment["OMPI_COMM_WORLD_RANK"] = "0"
-    return Server("-m", HERE + "/../../models/demo", *arguments,
+    return Server("-m", DEMO, *arguments,
                   command=[*LAUNCHER, STALLING, "serve"], environment=environment, **more)
 
 

@@ -21,7 +21,9 @@ import unittest
 
 PHALANX, RANKS, MPIRUN = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 LAUNCHER = [*MPIRUN, "-np", str(RANKS)] if RANKS > 1 else []
-TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../data/templates/chatml.jinja")
+HERE = os.path.dirname(os.path.abspath(__file__))
+TEMPLATE = HERE + "/../data/templates/chatml.jinja"
+DEMO = HERE + "/../../models/demo"
 SLOW = int(os.environ.get("PHX_TEST_SLOW", "1"))  # sanitizers: more
 
 
@@ -478,12 +480,12 @@ class Chats(unittest.TestCase):
     TEXT = ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nTo be?<|im_end|>\n"
             "<|im_start|>assistant\n")
 
-    def test_chat(self):
-        """A chat is a completion of the template's text."""
-        server = Server("--chat-template", TEMPLATE)
+    def check(self, text, *arguments):
+        """A chat is a completion of the template's text, served and on the terminal."""
+        server = Server(*arguments)
         body = {"messages": self.MESSAGES, "max_tokens": 12, "temperature": 0}
-        self.assertEqual(server.call("/apply-template", body), (200, {"prompt": self.TEXT}))
-        want = server.complete(prompt=self.TEXT, add_special_tokens=False, max_tokens=12,
+        self.assertEqual(server.call("/apply-template", body), (200, {"prompt": text}))
+        want = server.complete(prompt=text, add_special_tokens=False, max_tokens=12,
                                temperature=0)["choices"][0]["text"]
         status, answer = server.call("/v1/chat/completions", body)
         self.assertEqual(status, 200, answer)
@@ -493,11 +495,20 @@ class Chats(unittest.TestCase):
         events = server.stream("/v1/chat/completions", **body)
         self.assertEqual({e["object"] for e in events}, {"chat.completion.chunk"})
         self.assertEqual(events[0]["choices"][0]["delta"]["role"], "assistant")
-        text = "".join(e["choices"][0]["delta"].get("content", "") for e in events)
-        self.assertEqual(text, want)
+        told = "".join(e["choices"][0]["delta"].get("content", "") for e in events)
+        self.assertEqual(told, want)
+        command = [*LAUNCHER, PHALANX, "chat", *arguments, "--system", "Be brief.", "--temp", "0",
+                   "-n", "12", "-t", "1", "--device", "cpu"]
+        out = subprocess.run(command, input=b"To be?\n/exit\n", capture_output=True, check=True)
+        self.assertEqual(out.stdout.decode(), want + "\n")
+        return server
+
+    def test_chat(self):
+        server = self.check(self.TEXT, "--chat-template", TEMPLATE)
+        body = {"messages": self.MESSAGES, "max_tokens": 1, "temperature": 0}
         ids = server.call("/tokenize", {"prompt": "\u4f60", "add_special_tokens": False})[1]["tokens"]
         _, answer = server.call("/v1/chat/completions", {
-            **body, "max_tokens": 1, "logprobs": True, "top_logprobs": 3, "logit_bias": {ids[0]: 100}})
+            **body, "logprobs": True, "top_logprobs": 3, "logit_bias": {ids[0]: 100}})
         place = answer["choices"][0]["logprobs"]["content"][0]
         self.assertEqual((place["token"], place["bytes"]), ("\\xe4", [0xe4]))
         for top in place["top_logprobs"]:
@@ -505,10 +516,31 @@ class Chats(unittest.TestCase):
         status, answer = server.call("/v1/chat/completions", {**body, "tools": [{}]})
         self.assertEqual((status, answer["error"]["param"]), (400, "tools"))
         self.assertEqual(server.end(), 0)
-        command = [*LAUNCHER, PHALANX, "chat", "--chat-template", TEMPLATE, "--system", "Be brief.",
-                   "--temp", "0", "-n", "12", "-t", "1", "--device", "cpu"]
-        out = subprocess.run(command, input=b"To be?\n/exit\n", capture_output=True, check=True)
-        self.assertEqual(out.stdout.decode(), want + "\n")
+
+    def test_own_template(self):
+        """That of a folder, one of several, and of the GGUF file that it is converted to, and of the
+        folder that this becomes; it writes the first token, which comes once."""
+        bos = "<|begin_of_text|>"
+        with open(TEMPLATE) as file:
+            template = "{{ bos_token }}" + file.read()
+        with tempfile.TemporaryDirectory() as scratch:
+            folder, gguf, back = scratch + "/model", scratch + "/model.gguf", scratch + "/back"
+            shutil.copytree(DEMO, folder)
+            os.mkdir(back)
+            with open(folder + "/tokenizer_config.json", "w") as file:
+                json.dump({"bos_token": {"content": bos}, "chat_template": [
+                    {"name": "tool_use", "template": "no"},
+                    {"name": "default", "template": template}]}, file)
+            subprocess.run([PHALANX, "convert", "-m", folder, "-o", gguf], check=True)
+            subprocess.run([PHALANX, "convert", "-m", gguf, "-o", back], check=True)
+            for model in (folder, gguf, back):
+                with self.subTest(model):
+                    server = self.check(bos + self.TEXT, "-m", model)
+                    _, answer = server.call("/v1/chat/completions",
+                                            {"messages": self.MESSAGES, "max_tokens": 1})
+                    ids = server.call("/tokenize", {"prompt": self.TEXT})[1]  # with the first token
+                    self.assertEqual(answer["usage"]["prompt_tokens"], ids["count"])
+                    self.assertEqual(server.end(), 0)
 
     def test_no_template(self):
         server = Server()
