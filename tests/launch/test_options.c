@@ -352,6 +352,7 @@ static const struct {
     {"generate|--temp=", "--temp : must be a number"},
     {"generate|--temp|1e39",
      "--temp 1e39: must be a number of single precision, 1.4e-45 to 3.4e38 in size"},
+    {"generate|--temp|1e-30", "--temp 1e-30: must be 0, or 0.000001 or more"},
     {"generate|--temp|1e-50",
      "--temp 1e-50: must be a number of single precision, 1.4e-45 to 3.4e38 in size"},
     {"generate|--top-p|1e-50",
