@@ -386,10 +386,10 @@ enum phx_status phx_engine_follow(struct phx_engine *engine)
     }
 }
 
-enum phx_status phx_engine_leave_out(struct phx_engine *engine, unsigned stages)
+enum phx_status phx_engine_leave_out(struct phx_engine *engine, unsigned stages, bool starts)
 {
     PHX_ASSERT(engine->n_done == engine->n_begun);
-    phx_stream_leave_out(engine->parts.stream, stages);
+    phx_stream_leave_out(engine->parts.stream, stages, starts);
     phx_step_graphs_destroy(engine->graphs); /* they hold what they were recorded with */
     engine->graphs = NULL;
     return make_graphs(engine);

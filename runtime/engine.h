@@ -88,7 +88,7 @@ enum phx_status phx_engine_follow(struct phx_engine *engine);
 
 /// Every rank, between phx_engine_stop() or phx_engine_follow() and the next step: leave stages out
 /// of all steps from now on, as phx_stream_leave_out() does; 0: nothing.
-enum phx_status phx_engine_leave_out(struct phx_engine *engine, unsigned stages);
+enum phx_status phx_engine_leave_out(struct phx_engine *engine, unsigned stages, bool starts);
 
 struct phx_engine_counters {
     int64_t n_steps;

@@ -49,7 +49,9 @@ struct phx_watchdog {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool over; /* under the mutex */
+    bool over; /* under the mutex, as what follows */
+    void (*on_stall)(void *user, const char *sentence);
+    void *on_stall_user;
 };
 
 static uint64_t get(const uint64_t *word)
@@ -85,10 +87,9 @@ static bool is_stalled(const struct seen *seen, int64_t timeout_ms)
 
 /* ---- the end ---- */
 
-static void tell(struct phx_watchdog *w)
+static void describe(struct phx_watchdog *w, char *sentence, size_t bytes)
 {
     const struct phx_world *world = w->parts.world;
-    char sentence[PHX_SENTENCE_BYTES];
     int64_t silent_ms = (int64_t)w->parts.timeout_s * 1000 / 2; /* half of the stall */
     for (int r = 0; r < world->node_size; r++) {
         uint64_t position = w->seen[r].position;
@@ -105,8 +106,16 @@ static void tell(struct phx_watchdog *w)
                                            .n_ranks = world->node_size,
                                            .world_size = world->size,
                                            .seconds = w->parts.timeout_s},
-                       sentence, sizeof sentence);
-    phx_log(PHX_LOG_ERROR, "%s (--watchdog-timeout)", sentence);
+                       sentence, bytes);
+}
+
+static void tell_user(struct phx_watchdog *w, const char *sentence)
+{
+    pthread_mutex_lock(&w->mutex);
+    void (*on_stall)(void *, const char *) = w->on_stall;
+    void *user = w->on_stall_user;
+    pthread_mutex_unlock(&w->mutex);
+    if (on_stall != NULL) on_stall(user, sentence);
 }
 
 /* The reporter ends last: its peers would report that it is gone. _exit, since the thread that may
@@ -114,11 +123,13 @@ static void tell(struct phx_watchdog *w)
 static void end_job(struct phx_watchdog *w)
 {
     struct timespec linger = {.tv_nsec = LINGER_MS * 1000000L};
+    char sentence[PHX_SENTENCE_BYTES];
     alarm(END_S);
-    if (__atomic_exchange_n(&w->board->reported, 1, __ATOMIC_RELAXED) == 0) {
-        tell(w);
-        nanosleep(&linger, NULL);
-    }
+    describe(w, sentence, sizeof sentence);
+    bool first = __atomic_exchange_n(&w->board->reported, 1, __ATOMIC_RELAXED) == 0;
+    if (first) phx_log(PHX_LOG_ERROR, "%s (--watchdog-timeout)", sentence);
+    tell_user(w, sentence);
+    if (first) nanosleep(&linger, NULL);
     nanosleep(&linger, NULL);
     if (comm_of(w) != NULL) phx_comm_abort(comm_of(w));
     _exit(1);
@@ -252,6 +263,16 @@ void phx_watchdog_destroy(struct phx_watchdog *watchdog)
     pthread_mutex_unlock(&watchdog->mutex);
     pthread_join(watchdog->thread, NULL);
     release(watchdog);
+}
+
+void phx_watchdog_on_stall(struct phx_watchdog *watchdog,
+                           void (*tell)(void *user, const char *sentence), void *user)
+{
+    if (watchdog == NULL) return;
+    pthread_mutex_lock(&watchdog->mutex);
+    watchdog->on_stall = tell;
+    watchdog->on_stall_user = user;
+    pthread_mutex_unlock(&watchdog->mutex);
 }
 
 static void pass(struct phx_watchdog *w, uint64_t parity)

@@ -17,8 +17,8 @@
 ///
 /// The end: the first rank of a machine that notices writes the sentence; the watchdogs of all its
 /// ranks abort their communicators and end their processes with _exit(1), within half a second of
-/// the time-out (a few seconds where an abort hangs); the launcher ends those that cannot. Deaths
-/// are not waited for here: mpirun notices them at once.
+/// the time-out (a few seconds where an abort, or who is told, hangs); the launcher ends those that
+/// cannot. Deaths are not waited for here: mpirun notices them at once.
 #ifndef PHX_RUNTIME_WATCHDOG_H
 #define PHX_RUNTIME_WATCHDOG_H
 
@@ -42,6 +42,11 @@ enum phx_status phx_watchdog_create(const struct phx_watchdog_parts *parts,
 void phx_watchdog_begin(struct phx_watchdog *watchdog, struct phx_comm *comm);
 /// Before phx_comm_finish().
 void phx_watchdog_destroy(struct phx_watchdog *watchdog);
+
+/// Of this rank: before its end `tell` is called with the sentence, from the watchdog's thread.
+/// Nobody may call phx_watchdog_destroy() from there. NULL watchdog: nothing happens.
+void phx_watchdog_on_stall(struct phx_watchdog *watchdog,
+                           void (*tell)(void *user, const char *sentence), void *user);
 
 /// Around what launches a step or waits for one: from the first to the last moment of a wait, not
 /// between looks. Not nested, always from the same thread; a store each.

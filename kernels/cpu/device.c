@@ -14,6 +14,7 @@
 enum {
     ALIGNMENT = 256,
     SCRATCH_ALIGNMENT = 128, /* two cache lines: the prefetcher fetches pairs */
+    SMALLEST_PAGE = 4096
 };
 /* Buffers from here on are aligned to huge pages and use them where the system has any. */
 static const size_t huge_page = (size_t)2 << 20;
@@ -101,11 +102,23 @@ static void zero_piece(void *user, int64_t begin, int64_t end, int thread)
     memset(job->to + begin, 0, (size_t)(end - begin));
 }
 
-/* By all threads: it is also what first touches the pages. */
-static void zero(struct phx_pool *pool, void *to, size_t bytes)
+static void touch_piece(void *user, int64_t begin, int64_t end, int thread)
+{
+    const struct zero_job *job = user;
+    (void)thread;
+    for (int64_t at = begin; at < end; at += SMALLEST_PAGE) *(volatile char *)(job->to + at) = 0;
+}
+
+/* By all threads: it is also what first touches the pages. Large ones are asked for anew: the
+ * system has cleared them then, and to do so again would take as long as to fill them. */
+static void zero(struct phx_pool *pool, char *to, size_t bytes)
 {
     struct zero_job job = {to};
-    phx_pool_for(pool, (int64_t)bytes, (int64_t)piece_bytes, zero_piece, &job);
+    size_t whole = bytes < huge_from ? 0 : bytes / huge_page * huge_page;
+    if (whole > 0 && madvise(to, whole, MADV_DONTNEED) != 0) whole = 0;
+    phx_pool_for(pool, (int64_t)whole, (int64_t)piece_bytes, touch_piece, &job);
+    job.to = to + whole;
+    phx_pool_for(pool, (int64_t)(bytes - whole), (int64_t)piece_bytes, zero_piece, &job);
 }
 
 /* The system would grant far more than there is and kill the process when it is touched: ask first.

@@ -66,12 +66,14 @@ plant([=[        six_bits(from + 4, i, &scale, &min);]=]
 close()
 
 open_format(kernels/cpu/weight_blocks.c)
-plant([=[        for (int l = 0; l < lanes; l++)
-            to[begin + (f16 ? 2 * l : l)] = from[(size_t)l * pitch + (size_t)at];]=]
-    [=[        for (int l = 0; l < lanes; l++) {
-            unsigned char byte = (unsigned char)from[(size_t)l * pitch + (size_t)at];
-            if (!f16 && test_format_fault_is(FORMAT_FAULT_NIBBLES_STORED))
-                byte = (unsigned char)(byte << 4 | byte >> 4);
-            to[begin + (f16 ? 2 * l : l)] = (char)byte;
-        }]=])
+plant([=[        phx_cpu_lanes_write(unit, from + at, pitch, (begin[part + 1] - at) / unit, lane, lanes,
+                            to + at * PHX_CPU_PANEL);]=]
+    [=[        phx_cpu_lanes_write(unit, from + at, pitch, (begin[part + 1] - at) / unit, lane, lanes,
+                            to + at * PHX_CPU_PANEL);
+        if (part != 1 || !test_format_fault_is(FORMAT_FAULT_NIBBLES_STORED)) continue;
+        for (int i = at; i < begin[2]; i++)
+            for (int l = lane; l < lane + lanes; l++) {
+                char *byte = &to[i * PHX_CPU_PANEL + l];
+                *byte = (char)((unsigned char)*byte << 4 | (unsigned char)*byte >> 4);
+            }]=])
 close()

@@ -4,21 +4,8 @@
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 build=$1 check_rows=$2
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-failed=0
+. "$root/tests/support/check.sh"
 
-check() { # NAME COMMAND...
-    local name=$1
-    shift
-    if "$@" >"$tmp/check" 2>&1; then
-        echo "ok: $name"
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-        tail -n 5 "$tmp/check" "$tmp/out" | cut -c1-300
-    fi
-}
 scale() { "$root/bench/scale.sh" -b "$build" "$@" >"$tmp/out" 2>&1; }
 
 check "one command" scale -m "$root/models/demo" -T 1,2 -q -a 3,9 -N 2,10,50 -o "$tmp/made/demo" \
