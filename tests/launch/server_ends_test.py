@@ -180,7 +180,8 @@ class Health(Test):
 
     @unittest.skipIf(RANKS > 1, "the watchdog ends such a job")
     def test_stuck(self):
-        """Work, and a step that does not end: by and by it is not healthy."""
+        """Work, and a step that does not end: by and by it is not healthy; who waits for a stream
+        gets a sign of life."""
         server = stalling("0 hang attention 10", "--watchdog-timeout", "1")
         self.assertEqual(server.call("/health"), (200, {"status": "ok"}))
         client = Client(server, False)
@@ -191,6 +192,9 @@ class Health(Test):
         self.assertGreaterEqual(time.time() - begun, 1)
         self.assertEqual((answer[0], answer[1]["status"]), (503, "stuck"))
         self.assertGreater(answer[1]["seconds"], 1)
+        stream = server.connect()
+        stream.request("POST", "/v1/completions", json.dumps(LONG))
+        self.assertEqual(stream.getresponse().readline(), b": still here\n")
         self.kill(server)
         client.join()
 
