@@ -37,12 +37,11 @@ class Server:
         self.pid_file = self.folder.name + "/pid"
         self.log = open(self.folder.name + "/log", "w+b")
         command = command or [*LAUNCHER, PHALANX, "serve"]
-        if command[-1] == "serve":
-            command += ["--pid-file", self.pid_file]
+        own = "--pid-file" if command[-1] == "serve" else "--served-model-name"
         self.process = subprocess.Popen(
-            [*command, "--port", "0", "--device", "cpu", "-t", "1", *arguments], stderr=self.log,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            env={**os.environ, "TMPDIR": self.folder.name, **(environment or {})})
+            [*command, own, self.pid_file, "--port", "0", "--device", "cpu", "-t", "1", *arguments],
+            stderr=self.log, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})})
         atexit.register(self.process.kill)  # what a failed test leaves; its ranks die with it
         deadline = time.time() + 60 * SLOW
         while not (said := re.search(r"https?://127\.0\.0\.1:(\d+): " + state, self.text())):
