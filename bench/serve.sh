@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # What serving adds to the engine, with made-up weights: STREAMS texts of IN random tokens,
-# continued by OUT, all at once over HTTP (bench_serve.py), and as many offline in one batch (phalanx
-# bench). A line for each number of ranks: output tokens a second of both, prompts included, medians
-# of the rounds; their ratio, which should be 0.85 or more; and the share of the time with work in
-# which rank 0's device had none, which should be under 3 %. Exit status 1 where it is not so.
+# continued by OUT, all at once over HTTP (bench_serve.py), and as many offline in one batch
+# (phalanx bench). A line for each number of ranks: output tokens a second of both, prompts
+# included, medians of the rounds; their ratio, which should be 0.85 or more; and the share of the
+# time with work in which rank 0's device had none, which should be under 3 %. Exit status 1 where
+# not so.
 #
 #   bench/serve.sh [-b BUILD_FOLDER] [-m CONFIG_FOLDER] [-T 1,2] [-n STREAMS] [-i IN] [-o OUT]
 #                  [-r ROUNDS] [OPTIONS OF serve AND bench ...]
@@ -26,7 +27,7 @@ while [[ ${1:-} =~ ^-[bmTnior]$ && $# -ge 2 ]]; do
     esac
     shift 2
 done
-[[ ${1:-} != -h && ${1:-} != --help ]] || { sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0; }
+[[ ${1:-} != -h && ${1:-} != --help ]] || { sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0; }
 phalanx=$build/launch/phalanx
 mpirun=(mpirun --oversubscribe --bind-to none)
 [ "$(id -u)" -ne 0 ] || mpirun+=(--allow-run-as-root)

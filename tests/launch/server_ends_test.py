@@ -207,6 +207,14 @@ class Health(Test):
         self.assertEqual(server.end(), 0)
 
 
+class Fails(Test):
+    def test_step(self):
+        """Rank 0 itself cannot go on: its sentence is what is told."""
+        server = stalling("0 lie announce 100")
+        message = self.told(server, lambda: None, 30 + 5)
+        self.assertEqual(message, "the record was not sent, as asked for")
+
+
 @unittest.skipIf(RANKS == 1, "one rank")
 class Failures(Test):
     def rank(self, server, number):
