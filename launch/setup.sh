@@ -4,6 +4,9 @@
 
 phx_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# Tests at a time: some only wait.
+phx_test_jobs=$(($(nproc) + 1))
+
 phx_say()
 {
     echo "${0##*/}: $*" >&2

@@ -5,6 +5,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/base/random.h"
+#include "kernels/stages.h"
 #include "runtime/batch.h"
 #include "runtime/step_graphs.h"
 #include "runtime/step_record.h"
