@@ -5,7 +5,7 @@
 
 #include "kernels/base/check.h"
 #include "launch/nearest.h"
-#include "launch/option_set.h"
+#include "launch/options_set.h"
 
 static enum phx_status give(const struct phx_option_target *to, const char *text)
 {

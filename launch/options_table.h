@@ -1,5 +1,5 @@
 /// \file options_table.h
-/// The tables behind options.h; only launch/option*.c include this.
+/// The tables behind options.h; only launch/options*.c include this.
 #ifndef PHX_LAUNCH_OPTIONS_TABLE_H
 #define PHX_LAUNCH_OPTIONS_TABLE_H
 

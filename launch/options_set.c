@@ -1,4 +1,4 @@
-#include "launch/option_set.h"
+#include "launch/options_set.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -1,8 +1,8 @@
-/// \file option_set.h
+/// \file options_set.h
 /// The text of one option's value, or the sentence for one that is not taken. Only
-/// launch/option*.c include this.
-#ifndef PHX_LAUNCH_OPTION_SET_H
-#define PHX_LAUNCH_OPTION_SET_H
+/// launch/options*.c include this.
+#ifndef PHX_LAUNCH_OPTIONS_SET_H
+#define PHX_LAUNCH_OPTIONS_SET_H
 
 #include "launch/options_table.h"
 
