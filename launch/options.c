@@ -39,34 +39,6 @@ static enum phx_status read_environment(struct phx_options *options,
     return PHX_OK;
 }
 
-static enum phx_status unknown_flag(const struct phx_options *options, const char *flag,
-                                    size_t bytes)
-{
-    const char *verb = phx_verb_name(options->verb);
-    const struct phx_option_row *row = phx_option_find(flag, bytes);
-    if (row) {
-        enum phx_verb taker = 0;
-        while (!phx_option_taken(row, taker)) taker++;
-        return phx_fail(PHX_USAGE, "%.*s: not an option of %s but of %s", (int)bytes, flag, verb,
-                        phx_verb_name(taker));
-    }
-    if (*flag != '-') {
-        return phx_fail(PHX_USAGE, "%.100s: not an option of %s; a text is given with %s", flag,
-                        verb, options->verb == PHX_VERB_PERPLEXITY ? "-f FILE" : "-p TEXT");
-    }
-    struct phx_nearest nearest = {0};
-    for (size_t i = 0; i < phx_n_option_rows; i++) {
-        if (!phx_option_taken(&phx_option_rows[i], options->verb)) continue;
-        for (int j = 0; j < PHX_OPTION_NAMES && phx_option_rows[i].names[j]; j++) {
-            phx_nearest_consider(&nearest, flag, bytes, phx_option_rows[i].names[j]);
-        }
-    }
-    const char *name = nearest.name;
-    return phx_fail(PHX_USAGE, "%.*s: no such option%s%s; phalanx help %s lists them",
-                    bytes < 100 ? (int)bytes : 100, flag, name ? ", did you mean " : "",
-                    name ? name : "", verb);
-}
-
 /// The row of this name that the verb takes: verbs may give one name different meanings.
 static const struct phx_option_row *find_taken(enum phx_verb verb, const char *name, size_t bytes)
 {
@@ -78,6 +50,46 @@ static const struct phx_option_row *find_taken(enum phx_verb verb, const char *n
                 return row;
     }
     return NULL;
+}
+
+/* What a word without a dash may have been meant to be. */
+static const char *meant(enum phx_verb verb)
+{
+    static const struct {
+        const char *name, *hint;
+    } hints[] = {{"--prompt", "; a text is given with -p TEXT"},
+                 {"--file", "; a text is given with -f FILE"},
+                 {"--model", "; a model is given with -m MODEL"}};
+    for (size_t i = 0; i < sizeof hints / sizeof hints[0]; i++)
+        if (find_taken(verb, hints[i].name, strlen(hints[i].name)) != NULL) return hints[i].hint;
+    return "";
+}
+
+static enum phx_status unknown_flag(const struct phx_options *options, const char *flag,
+                                    size_t bytes)
+{
+    const char *verb = phx_verb_name(options->verb);
+    const struct phx_option_row *row = phx_option_find(flag, bytes);
+    if (row) {
+        enum phx_verb taker = 0;
+        while (!phx_option_taken(row, taker)) taker++;
+        return phx_fail(PHX_USAGE, "%.*s: not an option of %s but of %s", (int)bytes, flag, verb,
+                        phx_verb_name(taker));
+    }
+    if (*flag != '-')
+        return phx_fail(PHX_USAGE, "%.100s: not an option of %s%s", flag, verb,
+                        meant(options->verb));
+    struct phx_nearest nearest = {0};
+    for (size_t i = 0; i < phx_n_option_rows; i++) {
+        if (!phx_option_taken(&phx_option_rows[i], options->verb)) continue;
+        for (int j = 0; j < PHX_OPTION_NAMES && phx_option_rows[i].names[j]; j++) {
+            phx_nearest_consider(&nearest, flag, bytes, phx_option_rows[i].names[j]);
+        }
+    }
+    const char *name = nearest.name;
+    return phx_fail(PHX_USAGE, "%.*s: no such option%s%s; phalanx help %s lists them",
+                    bytes < 100 ? (int)bytes : 100, flag, name ? ", did you mean " : "",
+                    name ? name : "", verb);
 }
 
 /// Take the option at argv[at], and its value; *out_next is where to go on.
