@@ -3,11 +3,11 @@
 #
 #   bench/gpu.sh [-s SETS] [-r ROUNDS] [-l SECONDS] [-b BUILD_FOLDER] [-o PREFIX] [-d cuda|cpu]
 #
-# Each run adds its rows to PREFIX.jsonl (default: bench/results/gpu) as they come and makes PREFIX.md
-# anew of all that lies there: first the table of aims, whose ratios are each of one run. So sets can
-# be run one at a time, and what a run that was cut off had measured is kept.
+# Each run adds its rows to PREFIX.jsonl (default: bench/results/gpu) as they come and makes
+# PREFIX.md anew of all that lies there: first the table of aims, whose ratios are each of one run.
+# So sets can be run one at a time, and what a run that was cut off had measured is kept.
 #
-# SETS (default: attention,comm,decode,batch,prefill,70B,load), with the seconds that a round may take:
+# SETS (default: attention,comm,decode,batch,prefill,70B,load), with the seconds of a round, about:
 #   attention  one layer's attention, decoding and prompts of the 8B shape, and torch's SDPA   (60)
 #   comm       sums between two GPUs, NCCL's and ours                                          (20)
 #   decode     8B and 0.5B, batch 1, and a compiled decoder in PyTorch                        (250)
@@ -46,7 +46,8 @@ trap 'rm -rf ${checkpoint:+"$checkpoint"}' EXIT
 if [ "$device" = cuda ]; then
     n_gpus=$(nvidia-smi --list-gpus | wc -l)
     machine="$n_gpus x $(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)"
-    small=bench/shapes/qwen2.5-0.5b medium=bench/shapes/llama-3.1-8b large=bench/shapes/llama-3.1-70b
+    small=bench/shapes/qwen2.5-0.5b medium=bench/shapes/llama-3.1-8b
+    large=bench/shapes/llama-3.1-70b
     words=(-b 8192 -ub 8192) depth=128 deep=8192 deepest=130944 many=64 each=1024 prompt=8192
     attention=(--match "8B T=1 attention B=1 C=") torch=()
     comm=(bench_comm_gpu -b 8K -e 512K)
