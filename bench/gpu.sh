@@ -15,6 +15,7 @@
 #   prefill    8B: a prompt of 8192                                                            (60)
 #   70B        on two GPUs                                                                     (90)
 #   load       a checkpoint of 16 GB, made in TMPDIR first, from the page cache                (60)
+#   memory     what driver and NCCL take beside the plan                                       (30)
 #   ops        every operation at every shape, and torch's                                    (300)
 # What is compared takes turns within a round. Steps are broken down in the first round.
 # -l SECONDS  nothing is begun that may not end in time, and what has begun is ended then
@@ -34,7 +35,7 @@ while getopts b:s:r:o:l:d: option; do
         o) out=$OPTARG ;;
         l) limit=$OPTARG ;;
         d) device=$OPTARG ;;
-        *) sed -n '2,24s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,25s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 commit=${PHX_COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
@@ -109,6 +110,9 @@ load() { # T
     PHX_COMMIT=$commit under_mpi "$1" "$build/launch/phalanx" bench -m "$checkpoint" \
         --device "$device" -o jsonl -r 1 --test 0,1,0,1 | sed "s/^{/{\"by\": \"phalanx\", /"
 }
+memory() { # T
+    under_mpi "$1" "$build/bench/bench_memory" -m "$medium"
+}
 on_each() { # COMMAND... with RANKS in it: for as many ranks as there are GPUs, one and two
     for ranks in 1 2; do
         [ "$ranks" -gt "$n_gpus" ] || "${@//RANKS/$ranks}"
@@ -151,6 +155,7 @@ measure() { # one round
     ! wanted 70B || [ "$n_gpus" -lt 2 ] ||
         keep 90 70B model 70B 2 "$large" --test "0,32,$depth,1"
     ! wanted load || measure_load
+    ! wanted memory || on_each keep 20 memory memory RANKS
     ! wanted ops || measure_ops
 }
 

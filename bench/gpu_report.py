@@ -155,7 +155,8 @@ def steps(runs):
 
 COLUMNS = ("item", "round", "by", "shape", "tp_size", "tp", "set", "op", "test", "way", "rows",
            "n_seqs", "batch", "context", "bytes", "us", "norm_us", "ms_per_step", "ms_per_token",
-           "gb_per_s", "load_gb_per_s", "of_read", "floor_fraction", "tflop_per_s", "comm_share", "wrong")
+           "gb_per_s", "load_gb_per_s", "of_read", "floor_fraction", "tflop_per_s", "comm_share", "wrong",
+           "rank", "context_mb", "planned_mb", "beside_mb")
 
 
 def everything(run):

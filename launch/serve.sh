@@ -17,6 +17,7 @@ die()
 [[ ${1:-} =~ ^[1-9][0-9]*$ ]] || die "first the number of ranks, like serve.sh 2 -m MODEL"
 ranks=$1
 shift
+[[ " $* " != *" --pid-file"* ]] || die "--pid-file is what this script uses itself"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 phalanx=${PHALANX:-$here/../build/release/launch/phalanx}
 [[ -x $phalanx ]] || phalanx=$(command -v phalanx) || die "there is no phalanx: name it in PHALANX"

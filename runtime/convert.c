@@ -12,6 +12,7 @@
 #include "kernels/base/blocks.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
+#include "runtime/chat.h"
 #include "runtime/gguf_model.h"
 #include "runtime/gguf_write.h"
 #include "runtime/json.h"
@@ -151,6 +152,7 @@ struct to_gguf {
     struct phx_gguf_factors factors;
     char *tokenizer;
     size_t tokenizer_bytes;
+    struct phx_chat_source chat;
 };
 
 /* One tensor of the GGUF. */
@@ -203,6 +205,9 @@ static void write_header(const struct to_gguf *job)
     if (job->tokenizer)
         phx_gguf_write_text(job->writer, "tokenizer.huggingface.json", "", job->tokenizer,
                             job->tokenizer_bytes);
+    if (job->chat.text)
+        phx_gguf_write_text(job->writer, "tokenizer.chat_template", "", job->chat.text,
+                            job->chat.bytes);
     for (int i = 0; i < factors->n; i++)
         phx_gguf_write_tensor(job->writer, factors->names[i], PHX_F32, 1,
                               (int64_t[]){factors->count});
@@ -254,6 +259,9 @@ static enum phx_status run_to_gguf(struct to_gguf *job, const char *file)
     PHX_TRY(check(job->config, job->checkpoint));
     PHX_TRY(phx_gguf_factors_create(job->config, &job->factors));
     PHX_TRY(read_file(job->folder, "tokenizer.json", &job->tokenizer, &job->tokenizer_bytes));
+    enum phx_status status = phx_chat_source_find(job->folder, NULL, NULL, &job->chat);
+    if (status != PHX_NOT_FOUND) PHX_TRY(status);
+    phx_fail_clear();
     PHX_TRY(phx_gguf_writer_create(file, &job->writer));
     PHX_TRY(phx_gguf_write_config(job->writer, job->folder, job->family, job->config));
     write_header(job);
@@ -268,6 +276,7 @@ enum phx_status phx_convert_to_gguf(const char *folder, const char *file,
     enum phx_status status = run_to_gguf(&job, file);
     phx_gguf_writer_destroy(job.writer);
     free(job.tokenizer);
+    phx_chat_source_free(&job.chat);
     phx_gguf_factors_free(&job.factors);
     phx_checkpoint_destroy(job.checkpoint);
     phx_config_destroy(job.config);
@@ -330,6 +339,30 @@ static enum phx_status write_plain(const struct phx_checkpoint *checkpoint, cons
     return status;
 }
 
+/* Its chat template, and the tokens that it may name. */
+static enum phx_status write_chat(const struct phx_gguf *gguf, const char *folder)
+{
+    const char *file = phx_gguf_path(gguf);
+    struct phx_tokenizer *tokenizer = NULL;
+    struct phx_chat_source chat;
+    char *text = NULL;
+    PHX_TRY(phx_tokenizer_from_gguf(gguf, &tokenizer));
+    enum phx_status status = phx_chat_source_find(file, NULL, tokenizer, &chat);
+    phx_tokenizer_destroy(tokenizer);
+    if (status == PHX_NOT_FOUND) {
+        phx_fail_clear();
+        return PHX_OK;
+    }
+    PHX_TRY(status);
+    json_object_set_new(chat.tokens, "chat_template", json_stringn(chat.text, chat.bytes));
+    text = json_dumps(chat.tokens, JSON_INDENT(2));
+    status = text ? write_text(folder, "tokenizer_config.json", text, strlen(text))
+                  : phx_fail(PHX_BAD_DATA, "%s: its chat template is not UTF-8", file);
+    free(text);
+    phx_chat_source_free(&chat);
+    return status;
+}
+
 static enum phx_status write_texts(const struct phx_gguf *gguf, const char *folder,
                                    enum phx_dtype matrices)
 {
@@ -340,8 +373,10 @@ static enum phx_status write_texts(const struct phx_gguf *gguf, const char *fold
     free(config);
     PHX_TRY(status);
     PHX_TRY(phx_gguf_text(gguf, "tokenizer.huggingface.json", &tokenizer));
-    if (tokenizer.data)
-        return write_text(folder, "tokenizer.json", tokenizer.data, tokenizer.bytes);
+    if (tokenizer.data) {
+        PHX_TRY(write_text(folder, "tokenizer.json", tokenizer.data, tokenizer.bytes));
+        return write_chat(gguf, folder);
+    }
     phx_log(PHX_LOG_WARN, "%s holds no tokenizer.json: %s gets none", phx_gguf_path(gguf), folder);
     return PHX_OK;
 }

@@ -416,11 +416,6 @@ void phx_engine_load(const struct phx_engine *engine, struct phx_engine_load *ou
                                     .sum_seconds = phx_comm_seconds(engine->parts.comm)};
 }
 
-const struct phx_scheduler_limits *phx_engine_limits(const struct phx_engine *engine)
-{
-    return &engine->options.limits;
-}
-
 int32_t phx_engine_max_tokens(const struct phx_engine *engine)
 {
     const struct phx_scheduler_limits *l = &engine->options.limits;

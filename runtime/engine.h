@@ -111,9 +111,7 @@ struct phx_engine_load {
 };
 void phx_engine_load(const struct phx_engine *engine, struct phx_engine_load *out);
 
-/// What the engine was made for. A request takes at most phx_engine_max_tokens() of prompt and
-/// continuation together: the context, or all pages if they hold less.
-const struct phx_scheduler_limits *phx_engine_limits(const struct phx_engine *engine);
+/// Of prompt and continuation of a request together: the context, or all pages if they hold less.
 int32_t phx_engine_max_tokens(const struct phx_engine *engine);
 
 /// Rank 0: called at the end of each step, after the requests' callbacks; NULL: nobody.

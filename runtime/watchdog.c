@@ -22,8 +22,9 @@ struct face {
     uint64_t n_passages; /* of phx_watchdog_enter and _leave: odd inside; at once */
     uint64_t position;   /* n_steps << 32 | n_begun; at each tick */
     uint64_t n_ticks;
+    uint64_t has_begun;   /* after phx_watchdog_begin */
     uint64_t rank;        /* in the job */
-    uint64_t padding[12]; /* to two cache lines */
+    uint64_t padding[11]; /* to two cache lines */
 };
 
 struct board {
@@ -34,20 +35,23 @@ struct board {
 
 /* What this rank has seen of a face, and for how long it has not changed. */
 struct seen {
-    uint64_t n_passages, position, n_ticks;
+    uint64_t n_passages, position, n_ticks, has_begun;
     int64_t still_ms;  /* neither passages nor position */
     int64_t silent_ms; /* no ticks */
 };
 
 struct phx_watchdog {
     struct phx_watchdog_parts parts;
+    struct phx_comm *comm; /* NULL during the start; atomic */
     struct board *board;
     struct seen *seen;            /* [node_size] */
     struct phx_stall_rank *ranks; /* [node_size] scratch for the report */
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool over; /* under the mutex */
+    bool over; /* under the mutex, as what follows */
+    void (*on_stall)(void *user, const char *sentence);
+    void *on_stall_user;
 };
 
 static uint64_t get(const uint64_t *word)
@@ -65,23 +69,34 @@ static struct face *own_face(struct phx_watchdog *w)
     return &w->board->faces[w->parts.world->node_rank];
 }
 
+static struct phx_comm *comm_of(struct phx_watchdog *w)
+{
+    return __atomic_load_n(&w->comm, __ATOMIC_ACQUIRE);
+}
+
 static bool is_inside(const struct seen *seen)
 {
     return seen->n_passages % 2 == 1;
 }
 
+static bool is_stalled(const struct seen *seen, int64_t timeout_ms)
+{
+    if (seen->has_begun == 0) return seen->silent_ms >= timeout_ms;
+    return is_inside(seen) && seen->still_ms >= timeout_ms;
+}
+
 /* ---- the end ---- */
 
-static void tell(struct phx_watchdog *w)
+static void describe(struct phx_watchdog *w, char *sentence, size_t bytes)
 {
     const struct phx_world *world = w->parts.world;
-    char sentence[PHX_SENTENCE_BYTES];
     int64_t silent_ms = (int64_t)w->parts.timeout_s * 1000 / 2; /* half of the stall */
     for (int r = 0; r < world->node_size; r++) {
         uint64_t position = w->seen[r].position;
         w->ranks[r] = (struct phx_stall_rank){
             .rank = (int)get(&w->board->faces[r].rank),
             .silent = w->seen[r].silent_ms >= silent_ms,
+            .starts = w->seen[r].has_begun == 0,
             .inside = is_inside(&w->seen[r]),
             .position = {(uint32_t)(position >> 32), (uint32_t)position},
         };
@@ -91,8 +106,16 @@ static void tell(struct phx_watchdog *w)
                                            .n_ranks = world->node_size,
                                            .world_size = world->size,
                                            .seconds = w->parts.timeout_s},
-                       sentence, sizeof sentence);
-    phx_log(PHX_LOG_ERROR, "%s (--watchdog-timeout)", sentence);
+                       sentence, bytes);
+}
+
+static void tell_user(struct phx_watchdog *w, const char *sentence)
+{
+    pthread_mutex_lock(&w->mutex);
+    void (*on_stall)(void *, const char *) = w->on_stall;
+    void *user = w->on_stall_user;
+    pthread_mutex_unlock(&w->mutex);
+    if (on_stall != NULL) on_stall(user, sentence);
 }
 
 /* The reporter ends last: its peers would report that it is gone. _exit, since the thread that may
@@ -100,13 +123,15 @@ static void tell(struct phx_watchdog *w)
 static void end_job(struct phx_watchdog *w)
 {
     struct timespec linger = {.tv_nsec = LINGER_MS * 1000000L};
+    char sentence[PHX_SENTENCE_BYTES];
     alarm(END_S);
-    if (__atomic_exchange_n(&w->board->reported, 1, __ATOMIC_RELAXED) == 0) {
-        tell(w);
-        nanosleep(&linger, NULL);
-    }
+    describe(w, sentence, sizeof sentence);
+    bool first = __atomic_exchange_n(&w->board->reported, 1, __ATOMIC_RELAXED) == 0;
+    if (first) phx_log(PHX_LOG_ERROR, "%s (--watchdog-timeout)", sentence);
+    tell_user(w, sentence);
+    if (first) nanosleep(&linger, NULL);
     nanosleep(&linger, NULL);
-    phx_comm_abort(w->parts.comm);
+    if (comm_of(w) != NULL) phx_comm_abort(comm_of(w));
     _exit(1);
 }
 
@@ -115,8 +140,8 @@ static void end_job(struct phx_watchdog *w)
 static void show(struct phx_watchdog *w)
 {
     struct face *own = own_face(w);
-    struct phx_comm_position position;
-    phx_comm_position(w->parts.comm, &position);
+    struct phx_comm_position position = {0};
+    if (comm_of(w) != NULL) phx_comm_position(comm_of(w), &position);
     set(&own->position, (uint64_t)position.n_steps << 32 | position.n_begun);
     set(&own->n_ticks, get(&own->n_ticks) + 1);
 }
@@ -125,7 +150,8 @@ static void look(struct seen *seen, const struct face *face, int64_t passed_ms)
 {
     struct seen now = {.n_passages = get(&face->n_passages),
                        .position = get(&face->position),
-                       .n_ticks = get(&face->n_ticks)};
+                       .n_ticks = get(&face->n_ticks),
+                       .has_begun = get(&face->has_begun)};
     if (now.n_passages == seen->n_passages && now.position == seen->position)
         now.still_ms = seen->still_ms + passed_ms;
     if (now.n_ticks == seen->n_ticks) now.silent_ms = seen->silent_ms + passed_ms;
@@ -137,9 +163,8 @@ static void tick(struct phx_watchdog *w, int64_t passed_ms)
     bool stalled = false;
     show(w);
     for (int r = 0; r < w->parts.world->node_size; r++) {
-        struct seen *seen = &w->seen[r];
-        look(seen, &w->board->faces[r], passed_ms);
-        stalled |= is_inside(seen) && seen->still_ms >= (int64_t)w->parts.timeout_s * 1000;
+        look(&w->seen[r], &w->board->faces[r], passed_ms);
+        stalled |= is_stalled(&w->seen[r], (int64_t)w->parts.timeout_s * 1000);
     }
     if (stalled || get(&w->board->reported) != 0) end_job(w);
 }
@@ -222,6 +247,13 @@ enum phx_status phx_watchdog_create(const struct phx_watchdog_parts *parts,
     return status;
 }
 
+void phx_watchdog_begin(struct phx_watchdog *watchdog, struct phx_comm *comm)
+{
+    if (watchdog == NULL) return;
+    __atomic_store_n(&watchdog->comm, comm, __ATOMIC_RELEASE);
+    set(&own_face(watchdog)->has_begun, 1);
+}
+
 void phx_watchdog_destroy(struct phx_watchdog *watchdog)
 {
     if (watchdog == NULL) return;
@@ -231,6 +263,16 @@ void phx_watchdog_destroy(struct phx_watchdog *watchdog)
     pthread_mutex_unlock(&watchdog->mutex);
     pthread_join(watchdog->thread, NULL);
     release(watchdog);
+}
+
+void phx_watchdog_on_stall(struct phx_watchdog *watchdog,
+                           void (*tell)(void *user, const char *sentence), void *user)
+{
+    if (watchdog == NULL) return;
+    pthread_mutex_lock(&watchdog->mutex);
+    watchdog->on_stall = tell;
+    watchdog->on_stall_user = user;
+    pthread_mutex_unlock(&watchdog->mutex);
 }
 
 static void pass(struct phx_watchdog *w, uint64_t parity)

@@ -176,7 +176,7 @@ enum MHD_Result phx_exchange_begin(struct exchange *x, struct phx_ask *ask)
     struct phx_problem problem;
     if (s->state != STATE_READY) {
         phx_ask_destroy(ask);
-        phx_problem_set(&problem, 503, NULL, NULL, "the server is being stopped");
+        phx_problem_set(&problem, 503, "server_stopping", NULL, "the server is being stopped");
         return phx_answer_problem(x, &problem);
     }
     if (!phx_job_create(&model, ask, &x->job, &problem)) return phx_answer_problem(x, &problem);
@@ -298,9 +298,10 @@ static bool check_header(struct exchange *x, struct phx_problem *problem)
                                "the body has %s bytes: this server takes at most %zu", length,
                                s->options.max_body_bytes);
     if (x->route->stateless || s->state == STATE_READY) return true;
-    return phx_problem_set(problem, 503, NULL, NULL, "%s",
-                           s->state == STATE_LOADING ? "the model is being loaded: try again later"
-                                                     : "the server is being stopped");
+    if (s->state == STATE_LOADING)
+        return phx_problem_set(problem, 503, NULL, NULL,
+                               "the model is being loaded: try again later");
+    return phx_problem_set(problem, 503, "server_stopping", NULL, "the server is being stopped");
 }
 
 enum MHD_Result phx_exchange_handle(void *server, struct MHD_Connection *mhd, const char *url,

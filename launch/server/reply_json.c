@@ -1,56 +1,83 @@
 #include "launch/server/reply_json.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "kernels/base/status.h"
 #include "launch/logprobs.h"
-
-static json_t *token_text(const struct phx_job *job, int32_t id)
-{
-    char *text;
-    size_t bytes;
-    if (phx_tokenizer_decode(job->tokenizer, &id, 1, false, &text, &bytes) != PHX_OK) {
-        phx_fail_clear(); /* an id beyond the tokenizer's: the model has more rows than it */
-        return json_string("");
-    }
-    json_t *json = json_stringn(text, bytes);
-    free(text);
-    return json;
-}
+#include "runtime/tokenizer/buffer.h"
 
 static json_t *number(float logprob)
 {
     return isnan(logprob) ? json_null() : json_real(phx_logprobs_json(logprob));
 }
 
-static json_t *entry(const struct phx_job *job, int32_t id, float logprob)
+static size_t count_characters(const char *bytes, size_t n)
 {
-    return json_pack("{s:o, s:o}", "token", token_text(job, id), "logprob", number(logprob));
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) count += ((unsigned char)bytes[i] & 0xc0) != 0x80;
+    return count;
 }
 
-static size_t count_characters(const json_t *text)
+/* A token that is no text by itself is told byte by byte, as the OpenAI API does it: so two of them
+ * do not look alike. */
+static json_t *token_text(const char *bytes, size_t n, bool is_chat)
 {
-    const char *bytes = json_string_value(text);
+    json_t *json = json_stringn(bytes, n);
+    struct phx_bytes text = {0};
+    char code[8];
+    if (json != NULL) return json;
+    enum phx_status status = phx_bytes_append(&text, "bytes:", is_chat ? 0 : 6);
+    for (size_t i = 0; i < n && status == PHX_OK; i++) {
+        snprintf(code, sizeof code, "\\x%02x", (unsigned char)bytes[i]);
+        status = phx_bytes_append(&text, code, 4);
+    }
+    if (status == PHX_OK)
+        json = json_stringn(text.data, text.n);
+    else
+        phx_fail_clear();
+    free(text.data);
+    return json;
+}
+
+static json_t *byte_array(const char *bytes, size_t n)
+{
+    json_t *json = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(json, json_integer((unsigned char)bytes[i]));
+    return json;
+}
+
+static json_t *entry(const struct phx_job *job, int32_t id, float logprob, size_t *n_characters)
+{
+    bool is_chat = job->ask->kind == PHX_ASK_CHAT;
+    char *bytes = NULL;
     size_t n = 0;
-    for (size_t i = 0; i < json_string_length(text); i++)
-        n += ((unsigned char)bytes[i] & 0xc0) != 0x80;
-    return n;
+    /* An id beyond the tokenizer's, where the model has more rows than it, is no text. */
+    if (phx_tokenizer_bytes(job->tokenizer, id, &bytes, &n) != PHX_OK) phx_fail_clear();
+    json_t *json =
+        json_pack("{s:o, s:o}", "token", token_text(bytes != NULL ? bytes : "", n, is_chat),
+                  "logprob", number(logprob));
+    if (json != NULL && is_chat) json_object_set_new(json, "bytes", byte_array(bytes, n));
+    *n_characters += count_characters(bytes, n);
+    free(bytes);
+    return json;
 }
 
 json_t *phx_reply_place(const struct phx_job *job, const struct phx_news *news,
                         size_t *n_characters)
 {
-    json_t *place = entry(job, news->id, news->logprob);
+    size_t offset = *n_characters, unused = 0;
+    json_t *place = entry(job, news->id, news->logprob, n_characters);
     json_t *top = json_array();
     for (int32_t i = 0; i < news->n_top; i++)
-        json_array_append_new(top, entry(job, news->top_ids[i], news->top_logprobs[i]));
+        json_array_append_new(top, entry(job, news->top_ids[i], news->top_logprobs[i], &unused));
     if (place == NULL || json_object_set_new(place, "top", top) != 0 ||
-        json_object_set_new(place, "offset", json_integer((json_int_t)*n_characters)) != 0) {
+        json_object_set_new(place, "offset", json_integer((json_int_t)offset)) != 0) {
         json_decref(place);
         return NULL;
     }
-    *n_characters += count_characters(json_object_get(place, "token"));
     return place;
 }
 
@@ -63,7 +90,7 @@ static json_t *top_object(const json_t *place)
     json_array_foreach(top, i, one)
     {
         const char *token = json_string_value(json_object_get(one, "token"));
-        if (json_object_get(object, token) == NULL) /* texts of bytes may be alike */
+        if (json_object_get(object, token) == NULL) /* a model may have tokens that are alike */
             json_object_set(object, token, json_object_get(one, "logprob"));
     }
     const char *token = json_string_value(json_object_get(place, "token"));
@@ -90,29 +117,21 @@ json_t *phx_reply_text_logprobs(const json_t *places)
                      "top_logprobs", tops, "text_offset", offsets);
 }
 
-static json_t *with_bytes(const json_t *token)
+static json_t *chat_entry(const json_t *token)
 {
-    json_t *text = json_object_get(token, "token");
-    json_t *bytes = json_array();
-    for (size_t i = 0; i < json_string_length(text); i++)
-        json_array_append_new(bytes, json_integer((unsigned char)json_string_value(text)[i]));
-    return json_pack("{s:O, s:O, s:o}", "token", text, "logprob", json_object_get(token, "logprob"),
-                     "bytes", bytes);
+    return json_pack("{s:O, s:O, s:O}", "token", json_object_get(token, "token"), "logprob",
+                     json_object_get(token, "logprob"), "bytes", json_object_get(token, "bytes"));
 }
 
 json_t *phx_reply_chat_logprobs(const json_t *places)
 {
     json_t *content = json_array();
-    const json_t *place, *one;
-    size_t i, k;
+    const json_t *place;
+    size_t i;
     json_array_foreach(places, i, place)
     {
-        json_t *token = with_bytes(place), *top = json_array();
-        json_array_foreach(json_object_get(place, "top"), k, one)
-        {
-            json_array_append_new(top, with_bytes(one));
-        }
-        json_object_set_new(token, "top_logprobs", top);
+        json_t *token = chat_entry(place);
+        json_object_set(token, "top_logprobs", json_object_get(place, "top"));
         json_array_append_new(content, token);
     }
     return json_pack("{s:o, s:n}", "content", content, "refusal");

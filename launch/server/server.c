@@ -16,7 +16,13 @@
 #include "launch/server/server_impl.h"
 #include "launch/server/signals.h"
 
-enum { MAX_EVENTS = 64, TICK_MS = 500, LAST_WORDS_MS = 2000, AT_ONCE_MS = 200 };
+enum {
+    MAX_EVENTS = 64,
+    TICK_MS = 500,
+    FINISH_MS = 2000, /* for answers, when the engine has stopped */
+    LAST_WORDS_MS = 500,
+    AT_ONCE_MS = 500
+};
 
 /* ---- sockets ---- */
 
@@ -76,6 +82,12 @@ static bool any_open(const struct phx_server *s)
     return false;
 }
 
+static void nap(void)
+{
+    struct timespec time = {.tv_nsec = 1000000};
+    nanosleep(&time, NULL);
+}
+
 static void stop_listening(struct phx_server *s)
 {
     MHD_socket fd = MHD_quiesce_daemon(s->daemon);
@@ -83,22 +95,21 @@ static void stop_listening(struct phx_server *s)
 }
 
 /* What can be written within a moment is; then the process ends, and with it the job. */
-__attribute__((noreturn)) static void end_at_once(struct phx_server *s)
+__attribute__((noreturn)) static void end_at_once(struct phx_server *s, const char *sentence)
 {
-    fail_all(s, "the server is being stopped");
+    fail_all(s, sentence);
     double until_s = phx_job_now() + 1e-3 * AT_ONCE_MS;
     while (any_open(s) && phx_job_now() < until_s) {
-        struct timespec nap = {.tv_nsec = 1000000};
         MHD_run(s->daemon);
-        nanosleep(&nap, NULL);
+        nap();
     }
     _exit(1);
 }
 
 static void drain(struct phx_server *s)
 {
-    s->state = STATE_DRAINING;
     s->drain_until_s = phx_job_now() + s->options.shutdown_timeout_s;
+    MHD_run(s->daemon); /* who has knocked is told, not cut off */
     stop_listening(s);
     fprintf(stderr,
             "phalanx: stopping: no new requests, %d s for those under way; a second signal "
@@ -112,9 +123,10 @@ static void read_signals(struct phx_server *s)
     struct phx_signal message;
     while (read(s->signal_fd, &message, sizeof message) == (ssize_t)sizeof message) {
         /* mpirun ends its ranks so: one of them has died, or the job is over. */
-        bool over =
-            s->options.under_mpirun && message.number == SIGTERM && message.sender == getppid();
-        if (over || s->state != STATE_READY) end_at_once(s);
+        if (s->options.under_mpirun && message.number == SIGTERM && message.sender == getppid())
+            end_at_once(s, "mpirun ends the server: it was told to, or a rank has died");
+        int state = STATE_READY; /* another thread may just end it */
+        if (!atomic_compare_exchange_strong(&s->state, &state, STATE_DRAINING)) end_at_once(s, "");
         drain(s);
     }
 }
@@ -163,7 +175,7 @@ static void end_draining(struct phx_server *s, double now_s)
 static void notice_end(struct phx_server *s)
 {
     if (s->state != STATE_OVER || s->over_until_s > 0) return;
-    s->over_until_s = phx_job_now() + 1e-3 * LAST_WORDS_MS;
+    s->over_until_s = phx_job_now() + 1e-3 * FINISH_MS;
     stop_listening(s);
     read_news(s);
     fail_all(s, s->sentence);
@@ -193,8 +205,10 @@ static void *serve(void *server)
             ticked_s = now_s;
         }
         MHD_run(s->daemon);
-        if (s->over_until_s > 0 && (!any_open(s) || now_s > s->over_until_s)) return NULL;
+        if (s->over_until_s > 0 && (!any_open(s) || now_s > s->over_until_s)) break;
     }
+    s->ended = true;
+    return NULL;
 }
 
 /* ---- the beginning ---- */
@@ -286,17 +300,30 @@ void phx_server_ready(struct phx_server *server, int32_t context)
     server->state = STATE_READY;
 }
 
-void phx_server_finish(struct phx_server *server, const char *sentence)
+/* Tell the thread to end; the first to do so says why. */
+static void end(struct phx_server *s, const char *sentence)
 {
-    struct phx_server *s = server;
     static const uint64_t one = 1;
-    if (s == NULL || !s->has_thread) return;
+    if (atomic_exchange(&s->ending, true)) return;
     if (sentence != NULL) snprintf(s->sentence, sizeof s->sentence, "%s", sentence);
     s->state = STATE_OVER;
     ssize_t n = write(s->control_fd, &one, sizeof one);
     PHX_ASSERT(n == (ssize_t)sizeof one);
-    pthread_join(s->thread, NULL);
-    s->has_thread = false;
+}
+
+void phx_server_finish(struct phx_server *server, const char *sentence)
+{
+    if (server == NULL || !server->has_thread) return;
+    end(server, sentence);
+    pthread_join(server->thread, NULL);
+    server->has_thread = false;
+}
+
+void phx_server_last_words(struct phx_server *server, const char *sentence)
+{
+    double until_s = phx_job_now() + 1e-3 * LAST_WORDS_MS;
+    end(server, sentence);
+    while (!server->ended && phx_job_now() < until_s) nap();
 }
 
 void phx_server_destroy(struct phx_server *server)

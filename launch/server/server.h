@@ -58,6 +58,9 @@ void phx_server_ready(struct phx_server *server, int32_t context);
 /// The engine has stopped: whoever still waits is told `sentence` (NULL: that the server stops),
 /// answers under way are written, the thread ends.
 void phx_server_finish(struct phx_server *server, const char *sentence);
+/// From any thread, where the process is about to end and the engine's thread cannot help: whoever
+/// still waits is told `sentence`. Returns when they have been, or after half a second.
+void phx_server_last_words(struct phx_server *server, const char *sentence);
 /// After phx_server_finish(), or at once: open connections are dropped.
 void phx_server_destroy(struct phx_server *server);
 

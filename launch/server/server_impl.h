@@ -1,6 +1,6 @@
 /// \file server_impl.h
 /// What the files of the HTTP side share. Everything belongs to the server's thread, but for
-/// `state` and `context`.
+/// what is atomic.
 #ifndef PHX_LAUNCH_SERVER_SERVER_IMPL_H
 #define PHX_LAUNCH_SERVER_SERVER_IMPL_H
 
@@ -26,6 +26,7 @@ struct phx_server {
     int poll_fd; /* epoll: the daemon, news, signals, the control pipe, sockets of the suspended */
     int signal_fd, control_fd; /* control: an eventfd that says to look at `over` */
     _Atomic int state, context;
+    atomic_bool ending, ended;         /* somebody makes it STATE_OVER; the thread has ended */
     char sentence[PHX_SENTENCE_BYTES]; /* set before STATE_OVER; "": none */
     double drain_until_s;              /* 0: not draining, or what is left was cancelled */
     double over_until_s;

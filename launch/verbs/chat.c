@@ -209,7 +209,7 @@ static enum phx_status prepare(struct talk *t, const struct phx_run *run)
 {
     t->config = run->config;
     PHX_TRY(phx_tokenizer_load(run->directory, &t->tokenizer));
-    PHX_TRY(phx_chat_load(run->directory, t->options->chat_template, &t->chat));
+    PHX_TRY(phx_chat_load(run->directory, t->options->chat_template, t->tokenizer, &t->chat));
     PHX_TRY(phx_sampling_choose(t->options, run->config, &t->sampling));
     t->messages = json_array();
     return t->messages != NULL ? PHX_OK : phx_fail(PHX_OUT_OF_MEMORY, "no memory for messages");

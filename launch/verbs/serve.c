@@ -98,7 +98,8 @@ static void say_defaults(const struct phx_sampling *s)
 
 static enum phx_status load_chat(struct service *v, const char *model)
 {
-    enum phx_status status = phx_chat_load(model, v->options->chat_template, &v->chat);
+    enum phx_status status =
+        phx_chat_load(model, v->options->chat_template, v->tokenizer, &v->chat);
     if (status == PHX_OK) {
         fprintf(stderr, "phalanx: chats by the template of %s\n", phx_chat_source(v->chat));
         return PHX_OK;
@@ -161,9 +162,15 @@ static enum phx_status write_pid(struct service *v)
     return PHX_OK;
 }
 
+static void on_stall(void *server, const char *sentence)
+{
+    phx_server_last_words(server, sentence);
+}
+
 /* Rank 0: everything that follows. */
 static enum phx_status lead(struct service *v, struct phx_run *run)
 {
+    phx_watchdog_on_stall(run->watchdog, on_stall, v->server);
     PHX_TRY(write_pid(v));
     phx_server_ready(v->server, phx_engine_max_tokens(run->engine));
     fprintf(stderr, "phalanx: %s at %s: ready, %d rank%s\n", v->name, phx_server_url(v->server),
@@ -190,6 +197,14 @@ static enum phx_status run_service(struct service *v, struct phx_run *run)
     return PHX_OK;
 }
 
+/* mpirun ends a job with SIGTERM to all ranks, and SIGKILL when the first of them is gone, or after
+ * a second: rank 0, which tells its clients, is to be that one. */
+static void end_later(int number)
+{
+    (void)number;
+    alarm(1);
+}
+
 enum phx_status phx_verb_serve(struct phx_world *world, const struct phx_options *options)
 {
     struct phx_placement *placement = NULL;
@@ -198,6 +213,7 @@ enum phx_status phx_verb_serve(struct phx_world *world, const struct phx_options
     struct service v = {.options = options};
     /* mpirun passes it on to all ranks; rank 0 catches it. */
     signal(SIGUSR1, SIG_IGN);
+    if (world->rank > 0) signal(SIGTERM, end_later);
     enum phx_status status = phx_settings_make(world, options, &placement, &settings);
     if (status == PHX_OK) status = phx_run_open(world, &settings, &run);
     if (status == PHX_OK) status = run_service(&v, run);

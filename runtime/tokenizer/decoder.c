@@ -18,6 +18,7 @@ struct phx_decoding {
     const struct phx_decoder *decoder;
     struct phx_matcher *matcher;
     struct phx_bytes *out;       /* of the current call */
+    bool raw;                    /* bytes that are no text are passed on as they are */
     struct stage_state states[]; /* [decoder->n] */
 };
 
@@ -50,6 +51,19 @@ enum phx_status phx_decoding_create(const struct phx_decoder *decoder, struct ph
     return PHX_OK;
 }
 
+/* What strips the ends of a text that was joined before it has its start behind it. */
+void phx_decoding_begin_within(struct phx_decoding *decoding)
+{
+    bool joined = false;
+    decoding->raw = true;
+    for (size_t i = 0; i < decoding->decoder->n; i++) {
+        enum phx_stage_kind kind = decoding->decoder->data[i].kind;
+        decoding->states[i].past_first = true;
+        decoding->states[i].n_stripped = joined ? -1 : 0;
+        joined |= kind == PHX_STAGE_FUSE || kind == PHX_STAGE_BYTE_LEVEL;
+    }
+}
+
 void phx_decoding_destroy(struct phx_decoding *decoding)
 {
     if (!decoding) return;
@@ -76,6 +90,12 @@ static enum phx_status feed_replacements(struct phx_decoding *d, size_t stage, s
     return PHX_OK;
 }
 
+/* Leading bytes that are passed on as they are. */
+static size_t valid_bytes(const struct phx_decoding *d, const char *text, size_t n)
+{
+    return d->raw ? n : phx_utf8_valid(text, n);
+}
+
 /* Pass on the bytes that have become text. The beginning of a character waits, unless all is over.
  * */
 static enum phx_status feed_bytes(struct phx_decoding *d, size_t stage, bool over)
@@ -84,7 +104,7 @@ static enum phx_status feed_bytes(struct phx_decoding *d, size_t stage, bool ove
     size_t at = 0;
     while (at < bytes->n) {
         const char *rest = bytes->data + at;
-        size_t n = phx_utf8_valid(rest, bytes->n - at);
+        size_t n = valid_bytes(d, rest, bytes->n - at);
         if (n == 0) {
             enum phx_utf8_unit unit;
             n = phx_utf8_unit(rest, bytes->n - at, &unit);
@@ -106,7 +126,7 @@ static enum phx_status feed_run(struct phx_decoding *d, size_t stage, bool over)
     size_t at = 0;
     while (at < bytes->n) {
         const char *rest = bytes->data + at;
-        size_t n = phx_utf8_valid(rest, bytes->n - at);
+        size_t n = valid_bytes(d, rest, bytes->n - at);
         enum phx_utf8_unit unit = PHX_UTF8_CHARACTER;
         if (n == 0) phx_utf8_unit(rest, bytes->n - at, &unit);
         if (unit == PHX_UTF8_CUT && !over) break;
@@ -140,7 +160,7 @@ static enum phx_status end_run(struct phx_decoding *d, size_t stage)
 {
     struct phx_bytes *run = &d->states[stage].bytes;
     if (run->n == 0) return PHX_OK;
-    if (phx_utf8_valid(run->data, run->n) == run->n) {
+    if (valid_bytes(d, run->data, run->n) == run->n) {
         PHX_TRY(feed(d, stage + 1, run->data, run->n));
         PHX_TRY(end_token(d, stage + 1));
     } else {

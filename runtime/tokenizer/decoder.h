@@ -51,6 +51,9 @@ struct phx_decoding;
 /// The decoder must outlive it.
 enum phx_status phx_decoding_create(const struct phx_decoder *decoder, struct phx_decoding **out);
 void phx_decoding_destroy(struct phx_decoding *decoding);
+/// Before the first token: take it for one in the middle of a text, and pass on bytes as they are,
+/// whether they are text or not.
+void phx_decoding_begin_within(struct phx_decoding *decoding);
 /// Append to `out` what the next token, valid UTF-8, makes certain.
 enum phx_status phx_decoding_push(struct phx_decoding *decoding, const char *token, size_t n,
                                   struct phx_bytes *out);

@@ -27,26 +27,39 @@ static enum phx_status push(const struct phx_tokenizer *t, struct phx_decoding *
     return phx_decoding_push(decoding, token->text.data, token->text.n, out);
 }
 
-enum phx_status phx_tokenizer_decode(const struct phx_tokenizer *tokenizer, const int32_t *ids,
-                                     size_t n, bool skip_special, char **out_text,
-                                     size_t *out_bytes)
+static enum phx_status decode(const struct phx_tokenizer *tokenizer, const int32_t *ids, size_t n,
+                              bool skip_special, bool within, char **out, size_t *out_n)
 {
     struct phx_decoding *decoding = NULL;
     struct phx_bytes text = {0};
     enum phx_status status;
     PHX_TRY_GOTO(phx_decoding_create(&tokenizer->decoder, &decoding), done);
+    if (within) phx_decoding_begin_within(decoding);
     for (size_t i = 0; i < n; i++) {
         PHX_TRY_GOTO(push(tokenizer, decoding, skip_special, ids[i], &text), done);
     }
     PHX_TRY_GOTO(phx_decoding_finish(decoding, &text), done);
     PHX_TRY_GOTO(phx_bytes_append(&text, "", 1), done);
-    *out_text = text.data;
-    *out_bytes = text.n - 1;
+    *out = text.data;
+    *out_n = text.n - 1;
     text.data = NULL;
 done:
     phx_decoding_destroy(decoding);
     free(text.data);
     return status;
+}
+
+enum phx_status phx_tokenizer_decode(const struct phx_tokenizer *tokenizer, const int32_t *ids,
+                                     size_t n, bool skip_special, char **out_text,
+                                     size_t *out_bytes)
+{
+    return decode(tokenizer, ids, n, skip_special, false, out_text, out_bytes);
+}
+
+enum phx_status phx_tokenizer_bytes(const struct phx_tokenizer *tokenizer, int32_t id,
+                                    char **out_bytes, size_t *out_n)
+{
+    return decode(tokenizer, &id, 1, false, true, out_bytes, out_n);
 }
 
 static enum phx_status push_prefix(struct phx_text_stream *stream, const int32_t *ids, size_t n)

@@ -62,6 +62,11 @@ enum phx_status phx_tokenizer_decode(const struct phx_tokenizer *tokenizer, cons
                                      size_t n, bool skip_special, char **out_text,
                                      size_t *out_bytes);
 
+/// The bytes that the token is in the middle of a text, malloc'd: also where they are no whole
+/// characters. As phx_tokenizer_decode() otherwise, special tokens included.
+enum phx_status phx_tokenizer_bytes(const struct phx_tokenizer *tokenizer, int32_t id,
+                                    char **out_bytes, size_t *out_n);
+
 /// Decodes one continuation id by id and hands out text that will not change any more: never half a
 /// character. The concatenation of all pieces and the flush equals what decode gives for the whole
 /// sequence minus what it gives for the prefix (from the first character that differs, where the

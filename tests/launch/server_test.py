@@ -20,32 +20,38 @@ import time
 import unittest
 
 PHALANX, RANKS, MPIRUN = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../data/templates/chatml.jinja")
+LAUNCHER = [*MPIRUN, "-np", str(RANKS)] if RANKS > 1 else []
+HERE = os.path.dirname(os.path.abspath(__file__))
+TEMPLATE = HERE + "/../data/templates/chatml.jinja"
+DEMO = HERE + "/../../models/demo"
 SLOW = int(os.environ.get("PHX_TEST_SLOW", "1"))  # sanitizers: more
 
 
 class Server:
-    """A server at a port of its own; its standard error is kept."""
+    """A server at a port of its own; its standard error is kept. Its ranks have the folder's name
+    in their arguments. `state` is what is waited for."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, command=None, environment=None, state="ready"):
         self.folder = tempfile.TemporaryDirectory()
         self.pid_file = self.folder.name + "/pid"
         self.log = open(self.folder.name + "/log", "w+b")
-        command = [PHALANX, "serve", "--port", "0", "--device", "cpu", "-t", "1", "--pid-file",
-                   self.pid_file, *arguments]
-        if RANKS > 1:
-            command = [*MPIRUN, "-np", str(RANKS), *command]
-        self.process = subprocess.Popen(command, stderr=self.log, stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.DEVNULL)
+        command = command or [*LAUNCHER, PHALANX, "serve"]
+        if command[-1] == "serve":
+            command += ["--pid-file", self.pid_file]
+        self.process = subprocess.Popen(
+            [*command, "--port", "0", "--device", "cpu", "-t", "1", *arguments], stderr=self.log,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": self.folder.name, **(environment or {})})
         deadline = time.time() + 60 * SLOW
-        while ": ready," not in self.text():
+        while not (said := re.search(r"https?://127\.0\.0\.1:(\d+): " + state, self.text())):
             if self.process.poll() is not None or time.time() > deadline:
                 self.process.kill()
                 raise AssertionError("the server does not start:\n" + self.text())
             time.sleep(0.05)
-        self.port = int(re.search(r"https?://127\.0\.0\.1:(\d+): ready", self.text()).group(1))
-        with open(self.pid_file) as file:
-            self.pid = int(file.read())
+        self.port = int(said.group(1))
+        if os.path.exists(self.pid_file):
+            with open(self.pid_file) as file:
+                self.pid = int(file.read())
 
     def text(self):
         with open(self.log.name, "rb") as file:
@@ -150,6 +156,7 @@ def post(body, path="/v1/completions", length=None, extra=""):
     return head.encode() + data
 
 
+LONG = {"prompt": "JULIET:", "max_tokens": 480, "ignore_eos": True, "n": 16, "stream": True}
 PROMPTS = ["JULIET:", "ROMEO:\nWhat", "To be, or not", "The king", "Good night, good night!"]
 
 
@@ -267,6 +274,16 @@ class Answers(unittest.TestCase):
         self.assertEqual(scored["text"], "JULIET: and it is")
         self.assertEqual(scored["logprobs"]["token_logprobs"][3],
                          echo["logprobs"]["token_logprobs"][3])
+
+    def test_bytes(self):
+        """A token that is a part of a character is told by its bytes."""
+        ids = self.server.call("/tokenize", {"prompt": "\u4f60", "add_special_tokens": False})[1]
+        self.assertEqual(ids["count"], 3)
+        for id, name in zip(ids["tokens"], ("e4", "bd", "a0")):
+            told = self.server.complete(prompt="JULIET:", max_tokens=1, logprobs=2, temperature=0,
+                                        logit_bias={str(id): 100})["choices"][0]["logprobs"]
+            self.assertEqual(told["tokens"], ["bytes:\\x" + name])
+            self.assertEqual(len(told["top_logprobs"][0]), 3)
 
     def test_prefix_cache(self):
         prompt = "Once more unto the breach, dear friends, once more. " * 6
@@ -463,12 +480,12 @@ class Chats(unittest.TestCase):
     TEXT = ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nTo be?<|im_end|>\n"
             "<|im_start|>assistant\n")
 
-    def test_chat(self):
-        """A chat is a completion of the template's text."""
-        server = Server("--chat-template", TEMPLATE)
+    def check(self, text, *arguments):
+        """A chat is a completion of the template's text, served and on the terminal."""
+        server = Server(*arguments)
         body = {"messages": self.MESSAGES, "max_tokens": 12, "temperature": 0}
-        self.assertEqual(server.call("/apply-template", body), (200, {"prompt": self.TEXT}))
-        want = server.complete(prompt=self.TEXT, add_special_tokens=False, max_tokens=12,
+        self.assertEqual(server.call("/apply-template", body), (200, {"prompt": text}))
+        want = server.complete(prompt=text, add_special_tokens=False, max_tokens=12,
                                temperature=0)["choices"][0]["text"]
         status, answer = server.call("/v1/chat/completions", body)
         self.assertEqual(status, 200, answer)
@@ -478,17 +495,52 @@ class Chats(unittest.TestCase):
         events = server.stream("/v1/chat/completions", **body)
         self.assertEqual({e["object"] for e in events}, {"chat.completion.chunk"})
         self.assertEqual(events[0]["choices"][0]["delta"]["role"], "assistant")
-        text = "".join(e["choices"][0]["delta"].get("content", "") for e in events)
-        self.assertEqual(text, want)
+        told = "".join(e["choices"][0]["delta"].get("content", "") for e in events)
+        self.assertEqual(told, want)
+        command = [*LAUNCHER, PHALANX, "chat", *arguments, "--system", "Be brief.", "--temp", "0",
+                   "-n", "12", "-t", "1", "--device", "cpu"]
+        out = subprocess.run(command, input=b"To be?\n/exit\n", capture_output=True, check=True)
+        self.assertEqual(out.stdout.decode(), want + "\n")
+        return server
+
+    def test_chat(self):
+        server = self.check(self.TEXT, "--chat-template", TEMPLATE)
+        body = {"messages": self.MESSAGES, "max_tokens": 1, "temperature": 0}
+        ids = server.call("/tokenize", {"prompt": "\u4f60", "add_special_tokens": False})[1]["tokens"]
+        _, answer = server.call("/v1/chat/completions", {
+            **body, "logprobs": True, "top_logprobs": 3, "logit_bias": {ids[0]: 100}})
+        place = answer["choices"][0]["logprobs"]["content"][0]
+        self.assertEqual((place["token"], place["bytes"]), ("\\xe4", [0xe4]))
+        for top in place["top_logprobs"]:
+            self.assertEqual(top["token"].encode(), bytes(top["bytes"]))
         status, answer = server.call("/v1/chat/completions", {**body, "tools": [{}]})
         self.assertEqual((status, answer["error"]["param"]), (400, "tools"))
         self.assertEqual(server.end(), 0)
-        command = [PHALANX, "chat", "--chat-template", TEMPLATE, "--system", "Be brief.", "--temp",
-                   "0", "-n", "12", "-t", "1", "--device", "cpu"]
-        if RANKS > 1:
-            command = [*MPIRUN, "-np", str(RANKS), *command]
-        out = subprocess.run(command, input=b"To be?\n/exit\n", capture_output=True, check=True)
-        self.assertEqual(out.stdout.decode(), want + "\n")
+
+    def test_own_template(self):
+        """That of a folder, one of several, and of the GGUF file that it is converted to, and of the
+        folder that this becomes; it writes the first token, which comes once."""
+        bos = "<|begin_of_text|>"
+        with open(TEMPLATE) as file:
+            template = "{{ bos_token }}" + file.read()
+        with tempfile.TemporaryDirectory() as scratch:
+            folder, gguf, back = scratch + "/model", scratch + "/model.gguf", scratch + "/back"
+            shutil.copytree(DEMO, folder)
+            os.mkdir(back)
+            with open(folder + "/tokenizer_config.json", "w") as file:
+                json.dump({"bos_token": {"content": bos}, "chat_template": [
+                    {"name": "tool_use", "template": "no"},
+                    {"name": "default", "template": template}]}, file)
+            subprocess.run([PHALANX, "convert", "-m", folder, "-o", gguf], check=True)
+            subprocess.run([PHALANX, "convert", "-m", gguf, "-o", back], check=True)
+            for model in (folder, gguf, back):
+                with self.subTest(model):
+                    server = self.check(bos + self.TEXT, "-m", model)
+                    _, answer = server.call("/v1/chat/completions",
+                                            {"messages": self.MESSAGES, "max_tokens": 1})
+                    ids = server.call("/tokenize", {"prompt": self.TEXT})[1]  # with the first token
+                    self.assertEqual(answer["usage"]["prompt_tokens"], ids["count"])
+                    self.assertEqual(server.end(), 0)
 
     def test_no_template(self):
         server = Server()
@@ -514,108 +566,11 @@ class Tls(unittest.TestCase):
         events = server.stream(prompt="JULIET:", max_tokens=24, temperature=0)
         self.assertEqual("".join(e["choices"][0]["text"] for e in events), generate("JULIET:", 24))
         connection = connect()
-        connection.request("POST", "/v1/completions", json.dumps(Ends.BODY))
+        connection.request("POST", "/v1/completions", json.dumps(LONG))
         connection.getresponse().read(20)
         connection.close()
         server.wait_idle()
         self.assertEqual(server.end(), 0)
-
-
-class Ends(unittest.TestCase):
-    BODY = {"prompt": "JULIET:", "max_tokens": 480, "ignore_eos": True, "n": 4, "stream": True}
-
-    def begin(self, server):
-        """A stream under way; its text is complete when the thread ends."""
-        connection = server.connect()
-        connection.request("POST", "/v1/completions", json.dumps(self.BODY))
-        response = connection.getresponse()
-        first = response.read(20)
-        result = {"text": b""}
-
-        def read():
-            try:
-                result["text"] = first + response.read()
-            except (http.client.HTTPException, OSError) as error:
-                result["error"] = error
-
-        thread = threading.Thread(target=read)
-        thread.start()
-        return thread, result
-
-    def gone(self, server):
-        deadline = time.time() + 5 * SLOW
-        while True:
-            left = subprocess.run(["pgrep", "-f", server.pid_file], capture_output=True).stdout
-            if not left:
-                return
-            assert time.time() < deadline, left
-            time.sleep(0.05)
-
-    def test_drains(self):
-        """What is under way is finished, nothing new is taken, the end is orderly."""
-        server = Server("--shutdown-timeout", str(60 * SLOW))
-        thread, result = self.begin(server)
-        os.kill(server.pid, signal.SIGTERM)
-        thread.join()
-        self.assertEqual(result["text"][-14:], b"data: [DONE]\n\n")
-        self.assertFalse(b"error" in result["text"])
-        self.assertEqual(server.process.wait(20 * SLOW), 0)
-        self.gone(server)
-
-    def test_drains_by_usr1(self):
-        server = Server()
-        server.process.send_signal(signal.SIGUSR1)  # mpirun's, where there is one
-        self.assertEqual(server.process.wait(20 * SLOW), 0)
-        self.gone(server)
-
-    def test_timeout(self):
-        """What is not finished in time is ended with an error."""
-        server = Server("--shutdown-timeout", "0")
-        thread, result = self.begin(server)
-        os.kill(server.pid, signal.SIGTERM)
-        thread.join()
-        self.assertTrue(b'"server_stopping"' in result["text"], result["text"][-200:])
-        self.assertEqual(server.process.wait(20 * SLOW), 0)
-
-    def test_twice(self):
-        server = Server()
-        thread, result = self.begin(server)
-        os.kill(server.pid, signal.SIGTERM)
-        time.sleep(0.1)
-        os.kill(server.pid, signal.SIGTERM)
-        begun = time.time()
-        thread.join()
-        self.assertTrue("error" in result or b'"error"' in result["text"], result["text"][-200:])
-        self.assertNotEqual(server.process.wait(20 * SLOW), 0)
-        self.assertLess(time.time() - begun, 5 * SLOW)
-        self.gone(server)
-
-    def victim(self, server):
-        """A rank that is not rank 0."""
-        ranks = subprocess.run(["pgrep", "-f", f"^{PHALANX}.*{server.pid_file}"],
-                               capture_output=True, text=True).stdout.split()
-        return next(int(p) for p in ranks if int(p) != server.pid)
-
-    def end_by(self, server, how, seconds):
-        """What happens to another rank ends the job: clients are told, or cut off."""
-        victim = self.victim(server)
-        thread, result = self.begin(server)
-        begun = time.time()
-        os.kill(victim, how)
-        thread.join()
-        self.assertLess(time.time() - begun, seconds * SLOW)
-        self.assertTrue("error" in result or b'"error"' in result["text"], result["text"][-200:])
-        self.assertNotEqual(server.process.wait(20 * SLOW), 0)
-        self.assertLess(time.time() - begun, (seconds + 3) * SLOW)
-        self.gone(server)
-
-    @unittest.skipIf(RANKS == 1, "one rank")
-    def test_rank_dies(self):
-        self.end_by(Server(), signal.SIGKILL, 5)
-
-    @unittest.skipIf(RANKS == 1, "one rank")
-    def test_rank_stalls(self):
-        self.end_by(Server("--watchdog-timeout", "2"), signal.SIGSTOP, 12)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-/* Linked into a program `phalanx` of the tests, in place of some calls: a rank that stalls.
+/* Linked into a program `phalanx` of the tests, in place of some calls: a rank that stalls, or
+ * lies.
  *
  *   PHX_TEST_STALL="RANK WAY PLACE N"
  *
  * In that rank the Nth call (from 0) of PLACE does not go on: WAY is hang (the thread waits for
  * ever), nap (it waits for a second), stop (the process stops, as by SIGSTOP) or kill. PLACE is
  * start (a collective call while the run is set up), announce (rank 0, a step's record), embed,
- * attention, mlp or candidates. On a GPU the device then lacks what this call would have given it.
- * "stalling: MS" on stderr says when, in ms since 1970. */
+ * attention, mlp, candidates or pick. On a GPU the device then lacks what this call would have
+ * given it. WAY lie, PLACE pick: the call goes on, and what it draws is token 0. "stalling: MS" on
+ * stderr says when, in ms since 1970. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,9 +21,9 @@
 #include "parallel/comm.h"
 #include "parallel/world.h"
 
-enum place { START, ANNOUNCE, EMBED, ATTENTION, MLP, CANDIDATES, N_PLACES };
-static const char *const place_names[] = {"start",     "announce", "embed",
-                                          "attention", "mlp",      "candidates"};
+enum place { START, ANNOUNCE, EMBED, ATTENTION, MLP, CANDIDATES, PICK, N_PLACES };
+static const char *const place_names[] = {"start", "announce",   "embed", "attention",
+                                          "mlp",   "candidates", "pick"};
 
 static void stall(const char *way)
 {
@@ -34,16 +36,19 @@ static void stall(const char *way)
     while (!strcmp(way, "hang")) pause();
 }
 
-static void pass(enum place place)
+/* True if this call is to lie. */
+static bool pass(enum place place)
 {
     static int n_calls[N_PLACES];
     const char *order = getenv("PHX_TEST_STALL"), *own = getenv("OMPI_COMM_WORLD_RANK");
     char way[8], where[16];
     int rank, n;
-    if (order == NULL || own == NULL) return;
+    if (order == NULL || own == NULL) return false;
     PHX_ASSERT(sscanf(order, "%d %7s %15s %d", &rank, way, where, &n) == 4);
-    if (n_calls[place]++ == n && atoi(own) == rank && !strcmp(where, place_names[place]))
-        stall(way);
+    if (n_calls[place]++ != n || atoi(own) != rank || strcmp(where, place_names[place]) != 0)
+        return false;
+    stall(way);
+    return !strcmp(way, "lie");
 }
 
 enum phx_status __real_phx_comm_buffer(struct phx_comm *comm, size_t bytes,
@@ -80,3 +85,16 @@ WRAP_OP(embed, EMBED)
 WRAP_OP(attention, ATTENTION)
 WRAP_OP(gate_up, MLP)
 WRAP_OP(sample_candidates, CANDIDATES)
+
+enum phx_status __real_phx_op_sample_pick(struct phx_stream *stream,
+                                          const struct phx_sample_pick *args);
+enum phx_status __wrap_phx_op_sample_pick(struct phx_stream *stream,
+                                          const struct phx_sample_pick *args);
+enum phx_status __wrap_phx_op_sample_pick(struct phx_stream *stream,
+                                          const struct phx_sample_pick *args)
+{
+    static const int32_t zero;
+    bool lies = pass(PICK);
+    PHX_TRY(__real_phx_op_sample_pick(stream, args));
+    return lies ? phx_tensor_upload(stream, phx_tensor_rows(args->ids, 0, 1), &zero) : PHX_OK;
+}
