@@ -175,7 +175,7 @@ def main():
             row = json.loads(line)
             if "run" in row:
                 runs.append(Run(row["run"]))
-            elif runs and ("by" in row or "way" in row):
+            elif runs and "machine" not in row:  # not the head of a program's own rows
                 runs[-1].rows.append(row)
     if not any(run.rows for run in runs):
         sys.exit(f"{sys.argv[1]}: no rows of bench/gpu.sh")
