@@ -5,12 +5,12 @@
 #   bench/gpu.sh [-b BUILD_FOLDER] [-s SETS] [-r ROUNDS] [-o RESULT_FILE]
 #
 # SETS: of gemv,gemm,decode,prefill,small (each of ours, then torch's), comm (two GPUs), model,
-# decoder, load (a checkpoint of 16 GB, made in TMPDIR, from the page cache); default: all. The
-# rounds of model and decoder alternate.
+# decoder, memory (beside the plan), load (a checkpoint of 16 GB, made in TMPDIR, from the page
+# cache); default: all. The rounds of model and decoder alternate.
 # PHX_COMMIT: what the result calls the commit where git does not know. PYTHON: the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-build=build/gpu sets=gemv,gemm,decode,prefill,small,comm,model,decoder,load rounds=2
+build=build/gpu sets=gemv,gemm,decode,prefill,small,comm,model,decoder,memory,load rounds=2
 python=${PYTHON:-python3}
 out=bench/results/gpu.md
 command="bench/gpu.sh $*"
@@ -85,7 +85,8 @@ table() { # of the JSON lines
     "$python" -c '
 import json, sys
 columns = ("set", "by", "shape", "tp", "op", "rows", "batch", "context", "us", "ms_per_token",
-           "prompt_ms", "gb_per_s", "of_read", "tflop_per_s", "comm_share")
+           "prompt_ms", "gb_per_s", "of_read", "tflop_per_s", "comm_share", "rank", "context_mb",
+           "planned_mb", "beside_mb")
 print("|", " | ".join(columns), "|")
 print("|" + "---|" * len(columns))
 for line in open(sys.argv[1]):
@@ -111,6 +112,10 @@ for _ in $(seq "$rounds"); do
         ! wanted model || models "$ranks"
         ! wanted decoder || decoder "$ranks"
     done
+done
+for ranks in 1 2; do
+    [ "$ranks" -gt "$n_gpus" ] || ! wanted memory ||
+        keep under_mpi "$ranks" "$build/bench/bench_memory" -m bench/shapes/llama-3.1-8b
 done
 if wanted load; then
     checkpoint=$(mktemp -d)

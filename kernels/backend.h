@@ -15,6 +15,7 @@ extern "C" {
 #endif
 
 struct phx_backend;
+struct phx_stage_times;
 
 struct phx_device {
     const struct phx_backend *backend;
@@ -24,7 +25,12 @@ struct phx_device {
 struct phx_stream {
     struct phx_device *device;
     struct phx_limits limits;
-    unsigned left_out; ///< bits 1 << enum phx_stage
+    unsigned left_out;             ///< bits 1 << enum phx_stage
+    bool stands_in;                ///< for what is left out something starts that does nothing
+    struct phx_stage_times *times; ///< NULL: nobody asks
+    double all_stages_s;           ///< of all stages together
+    double ended_s;                ///< when the last one of this pass ended; 0: none yet
+    int n_open;                    ///< under way, one within the other
 };
 
 struct phx_buffer {

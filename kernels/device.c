@@ -148,17 +148,6 @@ static bool rectangle_fits(size_t bytes, size_t offset, size_t pitch, size_t row
     return offset <= bytes && span <= bytes - offset;
 }
 
-void phx_stream_leave_out(struct phx_stream *stream, unsigned stages)
-{
-    PHX_ASSERT(stages < 1u << PHX_STAGE_COUNT);
-    stream->left_out = stages;
-}
-
-bool phx_stream_leaves_out(const struct phx_stream *stream, enum phx_stage stage)
-{
-    return stream->left_out >> stage & 1;
-}
-
 enum phx_status phx_buffer_upload(struct phx_stream *stream, struct phx_buffer *to,
                                   size_t to_offset_bytes, size_t to_pitch_bytes, const void *from,
                                   size_t from_pitch_bytes, size_t row_bytes, int64_t rows)

@@ -111,21 +111,6 @@ size_t phx_stream_scratch_bytes(const struct phx_device *device, const struct ph
 enum phx_status phx_stream_synchronize(struct phx_stream *stream);
 struct phx_device *phx_stream_device(const struct phx_stream *stream);
 
-/// Parts of a step, for those who measure what each takes.
-enum phx_stage {
-    PHX_STAGE_PRODUCTS,  ///< of weights, with what is fused into them
-    PHX_STAGE_ATTENTION, ///< over the cache
-    PHX_STAGE_SUMS,      ///< what goes between ranks
-    PHX_STAGE_NORMS,     ///< norms, rotation, lookups, routing: whatever else ops do
-    PHX_STAGE_SAMPLING,
-    PHX_STAGE_COUNT
-};
-/// From now on ops of these stages (bits 1 << stage) check their arguments and do nothing else:
-/// what they would write keeps what it held. What a step takes less without a stage is that stage's
-/// time; what it computes then means nothing. 0, as at first: nothing is left out.
-void phx_stream_leave_out(struct phx_stream *stream, unsigned stages);
-bool phx_stream_leaves_out(const struct phx_stream *stream, enum phx_stage stage);
-
 /// Device memory, aligned to 256 bytes, zeroed.
 enum phx_status phx_buffer_create(struct phx_device *device, size_t bytes, struct phx_buffer **out);
 /// A buffer over memory that somebody else owns (a communicator's, or a test's) and the device can

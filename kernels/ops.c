@@ -5,6 +5,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/base/check.h"
+#include "kernels/stages.h"
 
 /* ---- what tensors must be ---- */
 
@@ -179,8 +180,22 @@ enum {
     STAGE_sample_full = PHX_STAGE_SAMPLING,
 };
 
+static enum phx_status end_stage(struct phx_stream *stream, enum phx_stage stage,
+                                 struct phx_stage_mark begun, enum phx_status status)
+{
+    phx_stream_stage_end(stream, stage, begun);
+    return status;
+}
+
 #define RUN(op)                                                                                    \
-    return stream->left_out >> STAGE_##op & 1 ? PHX_OK : stream->device->backend->op(stream, args)
+    do {                                                                                           \
+        const enum phx_stage stage = (enum phx_stage)STAGE_##op;                                   \
+        const struct phx_stage_mark begun = phx_stream_stage_begin(stream);                        \
+        return end_stage(stream, stage, begun,                                                     \
+                         phx_stream_leaves_out(stream, stage)                                      \
+                             ? phx_stream_stand_in(stream)                                         \
+                             : stream->device->backend->op(stream, args));                         \
+    } while (0)
 
 enum phx_status phx_op_embed(struct phx_stream *stream, const struct phx_embed *args)
 {

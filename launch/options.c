@@ -405,6 +405,9 @@ static enum phx_status check_together(const struct phx_options *o)
     }
     if (o->verb == PHX_VERB_GENERATE && o->logprobs >= 0 && !o->json)
         return phx_fail(PHX_USAGE, "--logprobs goes into the JSON: give --json too");
+    /* What a request must hold too (runtime/request.h), but there nobody knows the flag. */
+    if (o->temperature != 0 && (float)o->temperature < 1e-6f)
+        return phx_fail(PHX_USAGE, "--temp %g: must be 0, or 0.000001 or more", o->temperature);
     if (o->api_key && o->api_key_file)
         return phx_fail(PHX_USAGE, "--api-key and --api-key-file: give one of them");
     if (!o->ssl_certfile != !o->ssl_keyfile)

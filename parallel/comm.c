@@ -7,6 +7,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/ops.h"
+#include "kernels/stages.h"
 #include "parallel/comm_impl.h"
 
 /* Ranks give unequal tensors to a gather: the largest of any rank counts. */
@@ -99,7 +100,7 @@ static bool has_no_gaps(struct phx_tensor tensor)
 }
 
 /* Where this rank is, for whom waits for it. */
-static void begin(struct phx_comm *comm)
+static void tell_position(struct phx_comm *comm)
 {
     if (comm->ops->position == NULL)
         __atomic_store_n(&comm->host_position, comm->host_position + 1, __ATOMIC_RELAXED);
@@ -113,9 +114,35 @@ static double clock_of(const struct phx_comm *comm)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static enum phx_status end(struct phx_comm *comm, double begun_s, enum phx_status status)
+/* A call under way: when it began, and what it has taken of its stage. */
+struct call {
+    double begun_s;
+    struct phx_stage_mark stage;
+};
+
+static struct call begin(struct phx_comm *comm, struct phx_stream *stream)
 {
-    comm->seconds += clock_of(comm) - begun_s;
+    tell_position(comm);
+    struct call call = {.begun_s = clock_of(comm)};
+    if (comm->world->size > 1) call.stage = phx_stream_stage_begin(stream);
+    return call;
+}
+
+static enum phx_status end(struct phx_comm *comm, struct phx_stream *stream, struct call call,
+                           enum phx_status status)
+{
+    comm->seconds += clock_of(comm) - call.begun_s;
+    if (comm->world->size > 1) phx_stream_stage_end(stream, PHX_STAGE_SUMS, call.stage);
+    return status;
+}
+
+/* For a collective that is left out. A single rank has nothing to start. */
+static enum phx_status stand_in(const struct phx_comm *comm, struct phx_stream *stream)
+{
+    if (comm->world->size == 1) return PHX_OK;
+    const struct phx_stage_mark begun = phx_stream_stage_begin(stream);
+    enum phx_status status = phx_stream_stand_in(stream);
+    phx_stream_stage_end(stream, PHX_STAGE_SUMS, begun);
     return status;
 }
 
@@ -125,10 +152,9 @@ enum phx_status phx_comm_all_reduce(struct phx_comm *comm, struct phx_stream *st
     PHX_ASSERT(phx_stream_device(stream) == comm->device);
     PHX_ASSERT(phx_tensor_present(x) && is_float(x) && has_no_gaps(x));
     if (x.rows == 0 || x.cols == 0) return PHX_OK;
-    if (phx_stream_leaves_out(stream, PHX_STAGE_SUMS)) return PHX_OK;
-    begin(comm);
-    double begun_s = clock_of(comm);
-    return end(comm, begun_s, comm->ops->all_reduce(comm, stream, x));
+    if (phx_stream_leaves_out(stream, PHX_STAGE_SUMS)) return stand_in(comm, stream);
+    struct call call = begin(comm, stream);
+    return end(comm, stream, call, comm->ops->all_reduce(comm, stream, x));
 }
 
 enum phx_status phx_comm_norm_sum(struct phx_stream *stream, const struct phx_reduce_norm *args)
@@ -160,14 +186,17 @@ enum phx_status phx_comm_reduce_norm(struct phx_comm *comm, struct phx_stream *s
     PHX_ASSERT(args->residual.dtype == PHX_F32 && args->residual.rows == partial.rows &&
                args->residual.cols == partial.cols);
     if (partial.rows == 0) return PHX_OK;
-    if (phx_stream_leaves_out(stream, PHX_STAGE_SUMS)) return phx_comm_norm_sum(stream, args);
-    begin(comm);
-    double begun_s = clock_of(comm);
     bool plain = !phx_tensor_present(args->post) && phx_tensor_present(args->weight);
-    return end(comm, begun_s,
-               plain && comm->ops->reduce_norm != NULL
-                   ? comm->ops->reduce_norm(comm, stream, args)
-                   : phx_comm_sum_then_norm(comm, stream, args));
+    bool fused = plain && comm->ops->reduce_norm != NULL;
+    if (phx_stream_leaves_out(stream, PHX_STAGE_SUMS)) {
+        if (!fused)
+            PHX_TRY(stand_in(comm, stream)); /* of one that is fused, the norm starts for both */
+        return phx_comm_norm_sum(stream, args);
+    }
+    struct call call = begin(comm, stream);
+    return end(comm, stream, call,
+               fused ? comm->ops->reduce_norm(comm, stream, args)
+                     : phx_comm_sum_then_norm(comm, stream, args));
 }
 
 enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *stream,
@@ -182,14 +211,14 @@ enum phx_status phx_comm_gather_cols(struct phx_comm *comm, struct phx_stream *s
     for (int r = 0; r < size; r++) PHX_ASSERT(col_begin[r] <= col_begin[r + 1]);
     PHX_ASSERT(mine.cols == col_begin[rank + 1] - col_begin[rank]);
     if (all.rows == 0 || all.cols == 0) return PHX_OK;
-    if (phx_stream_leaves_out(stream, PHX_STAGE_SUMS)) return PHX_OK;
-    begin(comm);
-    double begun_s = clock_of(comm);
-    return end(comm, begun_s, comm->ops->gather_cols(comm, stream, mine, col_begin, all));
+    if (phx_stream_leaves_out(stream, PHX_STAGE_SUMS)) return stand_in(comm, stream);
+    struct call call = begin(comm, stream);
+    return end(comm, stream, call, comm->ops->gather_cols(comm, stream, mine, col_begin, all));
 }
 
 enum phx_status phx_comm_begin_step(struct phx_comm *comm, struct phx_stream *stream)
 {
+    phx_stream_begin_pass(stream);
     if (comm->ops->begin_step != NULL) return comm->ops->begin_step(comm, stream);
     uint64_t n_steps = (comm->host_position >> 32) + 1;
     __atomic_store_n(&comm->host_position, n_steps << 32, __ATOMIC_RELAXED);

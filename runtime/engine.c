@@ -5,6 +5,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/base/random.h"
+#include "kernels/stages.h"
 #include "runtime/batch.h"
 #include "runtime/step_graphs.h"
 #include "runtime/step_record.h"
@@ -393,10 +394,10 @@ enum phx_status phx_engine_follow(struct phx_engine *engine)
     }
 }
 
-enum phx_status phx_engine_leave_out(struct phx_engine *engine, unsigned stages)
+enum phx_status phx_engine_leave_out(struct phx_engine *engine, unsigned stages, bool starts)
 {
     PHX_ASSERT(engine->n_done == engine->n_begun);
-    phx_stream_leave_out(engine->parts.stream, stages);
+    phx_stream_leave_out(engine->parts.stream, stages, starts);
     phx_step_graphs_destroy(engine->graphs); /* they hold what they were recorded with */
     engine->graphs = NULL;
     return make_graphs(engine);
@@ -420,11 +421,6 @@ void phx_engine_load(const struct phx_engine *engine, struct phx_engine_load *ou
                                     .n_known_pages = phx_kv_cache_known_pages(cache),
                                     .counters = *phx_scheduler_counters(s),
                                     .sum_seconds = phx_comm_seconds(engine->parts.comm)};
-}
-
-const struct phx_scheduler_limits *phx_engine_limits(const struct phx_engine *engine)
-{
-    return &engine->options.limits;
 }
 
 int32_t phx_engine_max_tokens(const struct phx_engine *engine)

@@ -90,7 +90,7 @@ enum phx_status phx_engine_follow(struct phx_engine *engine);
 
 /// Every rank, between phx_engine_stop() or phx_engine_follow() and the next step: leave stages out
 /// of all steps from now on, as phx_stream_leave_out() does; 0: nothing.
-enum phx_status phx_engine_leave_out(struct phx_engine *engine, unsigned stages);
+enum phx_status phx_engine_leave_out(struct phx_engine *engine, unsigned stages, bool starts);
 
 struct phx_engine_counters {
     int64_t n_steps;
@@ -113,9 +113,7 @@ struct phx_engine_load {
 };
 void phx_engine_load(const struct phx_engine *engine, struct phx_engine_load *out);
 
-/// What the engine was made for. A request takes at most phx_engine_max_tokens() of prompt and
-/// continuation together: the context, or all pages if they hold less.
-const struct phx_scheduler_limits *phx_engine_limits(const struct phx_engine *engine);
+/// Of prompt and continuation of a request together: the context, or all pages if they hold less.
 int32_t phx_engine_max_tokens(const struct phx_engine *engine);
 
 /// Rank 0: called at the end of each step, after the requests' callbacks; NULL: nobody.

@@ -12,4 +12,4 @@ phx_install "${phx_build_needs[@]}"
 preset=${PRESET:-release}
 phx_build "$preset"
 exec ctest --test-dir "$phx_root/build/$preset" --no-tests=error --output-on-failure \
-    -j "$(nproc)" "$@"
+    -j "$phx_test_jobs" "$@"

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "kernels/base/check.h"
@@ -13,6 +14,7 @@
 enum {
     ALIGNMENT = 256,
     SCRATCH_ALIGNMENT = 128, /* two cache lines: the prefetcher fetches pairs */
+    SMALLEST_PAGE = 4096
 };
 /* Buffers from here on are aligned to huge pages and use them where the system has any. */
 static const size_t huge_page = (size_t)2 << 20;
@@ -100,11 +102,23 @@ static void zero_piece(void *user, int64_t begin, int64_t end, int thread)
     memset(job->to + begin, 0, (size_t)(end - begin));
 }
 
-/* By all threads: it is also what first touches the pages. */
-static void zero(struct phx_pool *pool, void *to, size_t bytes)
+static void touch_piece(void *user, int64_t begin, int64_t end, int thread)
+{
+    const struct zero_job *job = user;
+    (void)thread;
+    for (int64_t at = begin; at < end; at += SMALLEST_PAGE) *(volatile char *)(job->to + at) = 0;
+}
+
+/* By all threads: it is also what first touches the pages. Large ones are asked for anew: the
+ * system has cleared them then, and to do so again would take as long as to fill them. */
+static void zero(struct phx_pool *pool, char *to, size_t bytes)
 {
     struct zero_job job = {to};
-    phx_pool_for(pool, (int64_t)bytes, (int64_t)piece_bytes, zero_piece, &job);
+    size_t whole = bytes < huge_from ? 0 : bytes / huge_page * huge_page;
+    if (whole > 0 && madvise(to, whole, MADV_DONTNEED) != 0) whole = 0;
+    phx_pool_for(pool, (int64_t)whole, (int64_t)piece_bytes, touch_piece, &job);
+    job.to = to + whole;
+    phx_pool_for(pool, (int64_t)(bytes - whole), (int64_t)piece_bytes, zero_piece, &job);
 }
 
 /* The system would grant far more than there is and kill the process when it is touched: ask first.
@@ -122,12 +136,26 @@ static enum phx_status check_memory(size_t bytes, const char *what)
                     memory.limited ? "this process's control group may use" : "this machine has");
 }
 
+/* There is enough: somebody has set a limit. */
+static enum phx_status refused(size_t bytes, const char *what)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        return phx_fail(PHX_OUT_OF_MEMORY,
+                        "the system refused %s of %.2f MB: this process may have %.2f MB of "
+                        "addresses (ulimit -v); raise that, or use more ranks",
+                        what, (double)bytes / 1e6, (double)limit.rlim_cur / 1e6);
+    return phx_fail(PHX_OUT_OF_MEMORY,
+                    "the system refused %s of %.2f MB, though so much is free: is "
+                    "vm.overcommit_memory 2?",
+                    what, (double)bytes / 1e6);
+}
+
 static enum phx_status allocate(struct phx_pool *pool, size_t bytes, const char *what, void **out)
 {
     PHX_TRY(check_memory(bytes, what));
     size_t alignment = bytes >= huge_from ? huge_page : ALIGNMENT;
-    if (posix_memalign(out, alignment, bytes > 0 ? bytes : 1) != 0)
-        return phx_fail(PHX_OUT_OF_MEMORY, "the system refused %s of %zu bytes", what, bytes);
+    if (posix_memalign(out, alignment, bytes > 0 ? bytes : 1) != 0) return refused(bytes, what);
     /* Only an advice: without huge pages everything works, more slowly. */
     if (bytes >= huge_from) madvise(*out, bytes, MADV_HUGEPAGE);
     zero(pool, *out, bytes);

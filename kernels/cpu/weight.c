@@ -7,6 +7,7 @@
 #include "kernels/base/blocks.h"
 #include "kernels/base/check.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/lanes.h"
 
 enum {
     CHUNK = 256,           /* columns made at a time: whole pairs, whole blocks */
@@ -58,47 +59,33 @@ static void make_dummy(const struct source *s, int64_t row, int64_t col, int64_t
     phx_values_narrow(s->weight->shape.dtype, wide, n, to);
 }
 
-/* Values [col, col + n) of a row to their places in its panel; col is even. */
-static void place(const struct phx_weight *weight, int64_t row, int64_t col, int64_t n,
-                  const void *values)
-{
-    char *panel = phx_cpu_panel(weight, row / PHX_CPU_PANEL);
-    int64_t lane = row % PHX_CPU_PANEL;
-    if (weight->shape.dtype == PHX_F32) {
-        float *to = (float *)panel + col * PHX_CPU_PANEL + lane;
-        for (int64_t i = 0; i < n; i++) to[i * PHX_CPU_PANEL] = ((const float *)values)[i];
-        return;
-    }
-    const uint16_t *from = values;
-    uint16_t *to = (uint16_t *)panel + col * PHX_CPU_PANEL;
-    if (weight->shape.dtype == PHX_F16) {
-        for (int64_t i = 0; i < n; i++) to[i * PHX_CPU_PANEL + lane] = from[i];
-        return;
-    }
-    to += 2 * lane;
-    for (int64_t i = 0; i + 1 < n; i += 2) {
-        to[i * PHX_CPU_PANEL] = from[i];
-        to[i * PHX_CPU_PANEL + 1] = from[i + 1];
-    }
-    if (n % 2 != 0) to[(n - 1) * PHX_CPU_PANEL] = from[n - 1];
-}
-
 /* Fill what the source gives of panels [begin, end), counted from its first one. */
 static void fill_panels(void *user, int64_t begin, int64_t end, int thread)
 {
     const struct source *s = user;
-    float values[CHUNK];
+    const struct phx_weight_shape *shape = &s->weight->shape;
+    float values[PHX_CPU_PANEL][CHUNK];
+    char lanes[sizeof values];
+    /* Of bf16, two columns are one. */
+    const int unit = shape->dtype == PHX_F16 ? 2 : 4, columns = shape->dtype == PHX_BF16 ? 2 : 1;
     (void)thread;
     for (int64_t panel = begin; panel < end; panel++) {
         int64_t first = (s->row / PHX_CPU_PANEL + panel) * PHX_CPU_PANEL;
         int64_t last = min64(first + PHX_CPU_PANEL, s->row + s->rows);
-        if (first < s->row) first = s->row;
-        for (int64_t col = 0; col < s->weight->shape.cols; col += CHUNK) {
-            int64_t n = min64(CHUNK, s->weight->shape.cols - col);
-            for (int64_t row = first; row < last; row++) {
-                s->make(s, row, col, n, values);
-                place(s->weight, row, col, n, values);
+        int64_t row = first < s->row ? s->row : first;
+        bool whole = last - row == PHX_CPU_PANEL;
+        char *to = phx_cpu_panel(s->weight, first / PHX_CPU_PANEL);
+        for (int64_t col = 0; col < shape->cols; col += CHUNK) {
+            int64_t n = min64(CHUNK, shape->cols - col), n_units = (n + columns - 1) / columns;
+            for (int64_t r = row; r < last; r++) {
+                values[r - row][n / 2] = 0; /* the pair of an odd last column */
+                s->make(s, r, col, n, values[r - row]);
             }
+            int64_t bytes = n_units * PHX_CPU_PANEL * unit;
+            phx_cpu_lanes_write(unit, (const char *)values, sizeof values[0], n_units,
+                                (int)(row - first), (int)(last - row), whole ? lanes : to);
+            if (whole) phx_cpu_copy_past_caches(to, lanes, (size_t)bytes);
+            to += bytes;
         }
     }
 }

@@ -4,6 +4,9 @@
 #include "kernels/base/blocks.h"
 #include "kernels/base/check.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/lanes.h"
+
+enum { LANES_BYTES = 8 << 10 };
 
 /* f16 numbers at the beginning of a block, and at its end. */
 static void count_f16(enum phx_dtype dtype, int *first, int *last)
@@ -30,12 +33,11 @@ static struct places places_of(enum phx_dtype dtype)
 static void interleave(const struct places *p, const char *from, size_t pitch, int lane, int lanes,
                        char *to)
 {
-    for (int at = 0; at < p->bytes; at++) {
-        bool f16 = at < p->first_end || at >= p->last_begin;
-        int begin =
-            f16 ? at / 2 * 2 * PHX_CPU_PANEL + 2 * lane + at % 2 : at * PHX_CPU_PANEL + lane;
-        for (int l = 0; l < lanes; l++)
-            to[begin + (f16 ? 2 * l : l)] = from[(size_t)l * pitch + (size_t)at];
+    const int begin[] = {0, p->first_end, p->last_begin, p->bytes};
+    for (int part = 0; part < 3; part++) {
+        int unit = part == 1 ? 1 : 2, at = begin[part];
+        phx_cpu_lanes_write(unit, from + at, pitch, (begin[part + 1] - at) / unit, lane, lanes,
+                            to + at * PHX_CPU_PANEL);
     }
 }
 
@@ -63,6 +65,9 @@ static void fill_panels(void *user, int64_t begin, int64_t end, int thread)
     const struct places places = places_of(shape->dtype);
     int64_t n_blocks =
         phx_weight_stored_cols(shape) / phx_dtype_traits(shape->dtype)->block_elements;
+    const int64_t bytes = places.bytes * PHX_CPU_PANEL; /* of a block of all lanes */
+    char lanes[LANES_BYTES];
+    const int64_t some = LANES_BYTES / (2 * bytes) * 2; /* so many are whole lines of a cache */
     (void)thread;
     for (int64_t panel = s->row / PHX_CPU_PANEL + begin; panel < s->row / PHX_CPU_PANEL + end;
          panel++) {
@@ -71,9 +76,15 @@ static void fill_panels(void *user, int64_t begin, int64_t end, int thread)
         if (last > s->row + s->rows) last = s->row + s->rows;
         const char *from = s->from + (size_t)(row - s->row) * s->pitch;
         char *to = phx_cpu_panel(s->weight, panel);
-        for (int64_t b = 0; b < n_blocks; b++) {
-            interleave(&places, from + b * places.bytes, s->pitch, (int)(row - first),
-                       (int)(last - row), to + b * places.bytes * PHX_CPU_PANEL);
+        int n_lanes = (int)(last - row);
+        bool whole = n_lanes == PHX_CPU_PANEL;
+        for (int64_t block = 0, n; block < n_blocks; block += n) {
+            n = n_blocks - block < some ? n_blocks - block : some;
+            for (int64_t i = 0; i < n; i++)
+                interleave(&places, from + (block + i) * places.bytes, s->pitch, (int)(row - first),
+                           n_lanes, (whole ? lanes : to) + i * bytes);
+            if (whole) phx_cpu_copy_past_caches(to, lanes, (size_t)(n * bytes));
+            to += n * bytes;
         }
     }
 }

@@ -25,9 +25,24 @@ double phx_bench_deviation(const double *values, int n)
     return sqrt(sum / (n - 1));
 }
 
+/* Student's t that a value of so many degrees of freedom stays below in 97.5 of 100 cases; beyond
+ * the table within 0.002 of it. */
+static double student(int freedom)
+{
+    static const double t[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262};
+    const int n = sizeof t / sizeof *t;
+    if (freedom <= n) return t[freedom - 1];
+    return 1.95996 + 2.3722 / freedom + 2.8225 / ((double)freedom * freedom);
+}
+
+double phx_bench_spread(const double *values, int n)
+{
+    return n < 2 ? 0 : student(n - 1) * phx_bench_deviation(values, n) * sqrt(2.0 / n);
+}
+
 struct figures {
-    double seconds, seconds_spread; /* of the test */
-    double tokens_s, tokens_s_spread;
+    double seconds, seconds_deviation, seconds_spread; /* of the test */
+    double tokens_s, tokens_s_deviation, tokens_s_spread;
     double ms_per_step;
     double gb_s, tflop_s; /* of all ranks together */
     double floor_fraction;
@@ -52,14 +67,17 @@ static enum phx_status compute(const struct phx_bench_row *row, struct figures *
     double *all;
     PHX_TRY(rates(row, &all));
     f->seconds = phx_bench_mean(row->seconds, row->n);
-    f->seconds_spread = phx_bench_deviation(row->seconds, row->n);
+    f->seconds_deviation = phx_bench_deviation(row->seconds, row->n);
+    f->seconds_spread = phx_bench_spread(row->seconds, row->n);
     f->tokens_s = phx_bench_mean(all, row->n);
-    f->tokens_s_spread = phx_bench_deviation(all, row->n);
+    f->tokens_s_deviation = phx_bench_deviation(all, row->n);
+    f->tokens_s_spread = phx_bench_spread(all, row->n);
     f->ms_per_step = 1e3 * f->seconds / (double)row->n_steps;
     f->gb_s = 1e-9 * phx_step_read_bytes(&row->all_work) / f->seconds;
     f->tflop_s = 1e-12 * phx_step_operations(&row->all_work) / f->seconds;
     f->floor_fraction = row->floor_s / f->seconds;
-    f->comm_share = row->whole_s > 0 ? row->stage_s[PHX_STAGE_SUMS] / row->whole_s : 0;
+    const struct phx_bench_breakdown *parts = &row->parts;
+    f->comm_share = parts->whole_s > 0 ? parts->stage_s[PHX_STAGE_SUMS] / parts->whole_s : 0;
     free(all);
     return PHX_OK;
 }
@@ -122,21 +140,21 @@ static const char *const stage_names[PHX_STAGE_COUNT] = {
     [PHX_STAGE_SAMPLING] = "sampling",
 };
 
-/* What no stage and no work of the host accounts for: gaps, and what stages hide of each other. */
-static double gaps_of(const struct phx_bench_row *row)
+static bool has_parts(const struct phx_bench_row *row)
 {
-    double rest = row->whole_s - row->host_s;
-    for (int s = 0; s < PHX_STAGE_COUNT; s++) rest -= row->stage_s[s];
-    return rest;
+    return row->parts.host_s > 0;
 }
 
-static void print_stages(FILE *file, const struct phx_bench_row *row)
+static void print_parts(FILE *file, const struct phx_bench_row *row)
 {
-    double ms = 1e3 / (double)row->n_steps;
+    const struct phx_bench_breakdown *p = &row->parts;
+    double ms = 1e3 / (double)row->n_steps, difference = phx_bench_breakdown_difference(p);
     fprintf(file, "  a step, ms:");
     for (int s = 0; s < PHX_STAGE_COUNT; s++)
-        fprintf(file, " %s %.3f,", stage_names[s], ms * row->stage_s[s]);
-    fprintf(file, " host %.3f, gaps %.3f\n", ms * row->host_s, ms * gaps_of(row));
+        fprintf(file, " %s %.3f,", stage_names[s], ms * p->stage_s[s]);
+    fprintf(file, " gaps %.3f, host %.3f: together %.3f of %.3f measured, %+.1f %% apart\n",
+            ms * p->gaps_s, ms * p->host_s, ms * p->whole_s * (1 - difference), ms * p->whole_s,
+            -100 * difference);
 }
 
 /* ---- for machines ---- */
@@ -190,9 +208,11 @@ static void set_times(json_t *o, const struct phx_bench_row *row, const struct f
     strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&t, &utc));
     json_object_set_new(o, "test_time", json_string(date));
     json_object_set_new(o, "avg_ns", json_integer(llround(1e9 * f->seconds)));
-    json_object_set_new(o, "stddev_ns", json_integer(llround(1e9 * f->seconds_spread)));
+    json_object_set_new(o, "stddev_ns", json_integer(llround(1e9 * f->seconds_deviation)));
+    json_object_set_new(o, "spread_ns", json_integer(llround(1e9 * f->seconds_spread)));
     json_object_set_new(o, "avg_ts", json_real(f->tokens_s));
-    json_object_set_new(o, "stddev_ts", json_real(f->tokens_s_spread));
+    json_object_set_new(o, "stddev_ts", json_real(f->tokens_s_deviation));
+    json_object_set_new(o, "spread_ts", json_real(f->tokens_s_spread));
     json_t *ns = json_array(), *ts = json_array();
     for (int i = 0; i < row->n; i++) {
         json_array_append_new(ns, json_integer(llround(1e9 * row->seconds[i])));
@@ -228,15 +248,18 @@ static void set_figures(json_t *o, const struct phx_bench_setup *s, const struct
     json_object_set_new(o, "sum_us_one_row", json_real(1e6 * row->small_sum_s));
 }
 
-static void set_stages(json_t *o, const struct phx_bench_row *row)
+static void set_parts(json_t *o, const struct phx_bench_row *row)
 {
+    const struct phx_bench_breakdown *p = &row->parts;
     double ms = 1e3 / (double)row->n_steps;
-    json_t *stages = json_object();
+    json_t *parts = json_object();
     for (int s = 0; s < PHX_STAGE_COUNT; s++)
-        json_object_set_new(stages, stage_names[s], json_real(ms * row->stage_s[s]));
-    json_object_set_new(stages, "host", json_real(ms * row->host_s));
-    json_object_set_new(stages, "gaps", json_real(ms * gaps_of(row)));
-    json_object_set_new(o, "stages_ms_per_step", stages);
+        json_object_set_new(parts, stage_names[s], json_real(ms * p->stage_s[s]));
+    json_object_set_new(parts, "gaps", json_real(ms * p->gaps_s));
+    json_object_set_new(parts, "host", json_real(ms * p->host_s));
+    json_object_set_new(o, "stages_ms_per_step", parts);
+    json_object_set_new(o, "stages_step_ms", json_real(ms * p->whole_s));
+    json_object_set_new(o, "stages_difference", json_real(phx_bench_breakdown_difference(p)));
 }
 
 static json_t *row_json(const struct phx_bench_setup *s, const struct phx_bench_row *row,
@@ -255,7 +278,7 @@ static json_t *row_json(const struct phx_bench_setup *s, const struct phx_bench_
     json_object_set_new(o, "test", json_string(name));
     set_times(o, row, f);
     set_figures(o, s, row, f);
-    if (row->host_s > 0) set_stages(o, row);
+    if (has_parts(row)) set_parts(o, row);
     json_object_set_new(world, "ranks", json_integer(s->tp_size));
     json_object_set_new(world, "hosts", json_string(s->hosts));
     json_object_set_new(world, "sums", json_string(s->sums));
@@ -322,7 +345,7 @@ enum phx_status phx_bench_print_row(enum phx_bench_output form, FILE *file,
     if (form == PHX_OUTPUT_MD) {
         print_md(file, setup, row, &f, first);
         PHX_TRY(flushed(file));
-        if (row->host_s > 0) print_stages(stderr, row);
+        if (has_parts(row)) print_parts(stderr, row);
         return PHX_OK;
     }
     json_t *o = row_json(setup, row, &f);

@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "launch/verbs/bench_tests.h"
+#include "launch/verbs/bench_breakdown.h"
 #include "launch/verbs/bench_yardsticks.h"
 
 /// What rows have in common: a run with some number of threads and tokens a step.
@@ -35,10 +35,7 @@ struct phx_bench_row {
     struct phx_step_work work, all_work;
     double floor_s;        ///< the least time for that rank's work: reading or multiplying it
     bool floor_is_reading; ///< the former takes longer
-    /// Of the test in turns with others in which something is left out: the whole of it; what it
-    /// takes less without each stage; what remains if all of them are left out, the host's work.
-    /// 0: not measured.
-    double whole_s, stage_s[PHX_STAGE_COUNT], host_s;
+    struct phx_bench_breakdown parts;
     double sum_s, small_sum_s; ///< a sum alone: of this test's rows, of one row
     int32_t sum_rows;
     double peak_bytes; ///< of memory, on the rank that took most
@@ -47,6 +44,11 @@ struct phx_bench_row {
 
 double phx_bench_mean(const double *values, int n);
 double phx_bench_deviation(const double *values, int n);
+/// How far the mean of another run of as many, under the same conditions, may be from this one's:
+/// in 95 of 100 cases not further than the larger of the spreads that the two print. t s sqrt(2/n)
+/// with Student's t at 0.975 for n - 1 degrees of freedom: the mean of each run varies by
+/// s/sqrt(n). 0 for one value, which has none.
+double phx_bench_spread(const double *values, int n);
 
 /// What stands before all rows, and after them.
 enum phx_status phx_bench_print_begin(enum phx_bench_output form, FILE *file);

@@ -17,6 +17,17 @@ enum {
     PRODUCT_SIDE = 8192
 };
 
+enum phx_status phx_bench_most(struct phx_world *world, double mine, double *out)
+{
+    double *all = calloc((size_t)world->size, sizeof *all);
+    if (all == NULL) return phx_fail(PHX_OUT_OF_MEMORY, "no memory for the ranks' figures");
+    enum phx_status status = phx_world_allgather(world, &mine, sizeof mine, all);
+    *out = mine;
+    for (int r = 0; r < world->size && status == PHX_OK; r++) *out = fmax(*out, all[r]);
+    free(all);
+    return status;
+}
+
 static const size_t largest = (size_t)1 << 30, slice_of_thread = (size_t)16 << 20;
 
 /* ---- chains ---- */
@@ -213,14 +224,13 @@ static enum phx_status start(struct phx_stream *stream, void *user, int i)
     return phx_probe_empty(stream, true);
 }
 
-enum phx_status phx_bench_yardsticks_measure(const struct phx_run *run,
-                                             struct phx_bench_yardsticks *out)
+/* Barriers, so that ranks that share a machine measure what each has of it. */
+static enum phx_status measure_own(const struct phx_run *run, struct phx_bench_yardsticks *out)
 {
     struct phx_device_info info;
     phx_device_info(run->device, &info);
     double least;
     struct chain empty = {run->stream, info.has_graphs, EMPTY_CHAIN, start, NULL};
-    /* Barriers, so that ranks that share a machine measure what each has of it. */
     PHX_TRY(phx_world_barrier(run->world));
     enum phx_status status = measure_reading(run, &out->read_bytes_s);
     PHX_TRY(phx_world_agree(run->world, status));
@@ -228,6 +238,18 @@ enum phx_status phx_bench_yardsticks_measure(const struct phx_run *run,
     if (out->operations_s == 0) status = measure_product(run, &out->operations_s);
     PHX_TRY(phx_world_agree(run->world, status));
     return phx_world_agree(run->world, time_chain(&empty, &out->start_s, &least));
+}
+
+enum phx_status phx_bench_yardsticks_measure(const struct phx_run *run,
+                                             struct phx_bench_yardsticks *out)
+{
+    PHX_TRY(measure_own(run, out));
+    double *rates[] = {&out->read_bytes_s, &out->operations_s};
+    for (size_t i = 0; i < sizeof rates / sizeof *rates; i++) {
+        PHX_TRY(phx_bench_most(run->world, -*rates[i], rates[i]));
+        *rates[i] = -*rates[i];
+    }
+    return phx_bench_most(run->world, out->start_s, &out->start_s);
 }
 
 /* ---- sums ---- */

@@ -6,7 +6,10 @@
 
 #include "launch/run.h"
 
-/// Of one rank.
+/// Collective. The greatest of what each rank gives.
+enum phx_status phx_bench_most(struct phx_world *world, double mine, double *out);
+
+/// The least of all ranks, and of start_s the most.
 struct phx_bench_yardsticks {
     double read_bytes_s; ///< plain reading of memory that no cache holds
     double operations_s; ///< CPU: with operands in registers; GPU: the best of large products

@@ -3,6 +3,7 @@
  * must be provably invisible there, and then both must pass. Prints who caught what where.
  *
  *   test_faults MODEL        a folder of tests/data/hf, or "bias": a model of this file's own
+ *   test_faults MODEL once   each fault with one number of ranks, which differs between faults
  *   test_faults              every fault is visible somewhere, with several ranks and, where it can
  *                            be, with one
  *   test_faults cuda         every fault on GPUs, on models that together show them all
@@ -72,6 +73,7 @@ static const char *const fault_names[] = {
 };
 
 static const char *model_name; /* of the command line */
+static bool once;              /* also of the command line */
 static char *bias_folder;
 
 static const struct test_mode on_cpu = {"f32", PHX_DEVICE_CPU, PHX_F32, 1e-4, false};
@@ -204,15 +206,30 @@ static void run_fault(const struct column *c, enum test_fault fault, const char 
     if (e->unaudited) snprintf(cell, CELL_BYTES, "compare: %s", o.first.ok ? "-" : o.first.name);
 }
 
-static void run_column(const struct column *c, int index)
+/* Where a fault is run `once`: in the first of the columns, which begin elsewhere for each fault,
+ * where it shows. */
+static int only_column(enum test_fault fault, const struct test_shape *s,
+                       const struct column *columns, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (test_expect(fault, s, columns[((int)fault + i) % n].size).visible)
+            return ((int)fault + i) % n;
+    return (int)fault % n;
+}
+
+static void run_column(const struct column *columns, int n, int index)
 {
     char directory[600];
+    const struct column *c = &columns[index];
     folder_of(c->model, directory);
     const struct test_shape s = shape_of(directory);
     PHX_ASSERT(index < MAX_COLUMNS);
     for (int fault = 0; fault < FAULT_COUNT; fault++) {
         const struct test_expected e = test_expect((enum test_fault)fault, &s, c->size);
         snprintf(cells[fault][index], CELL_BYTES, "-");
+        if (once && fault != FAULT_NONE &&
+            only_column((enum test_fault)fault, &s, columns, n) != index)
+            continue;
         /* On GPUs time is short: what is invisible is left to the CPU. */
         if (e.visible || fault == FAULT_NONE || c->mode == &on_cpu)
             run_fault(c, (enum test_fault)fault, directory, &e, cells[fault][index]);
@@ -239,7 +256,7 @@ static void test_columns(const struct column *columns, int n)
     n_wrong = 0;
     for (int i = 0; i < n; i++) {
         const time_t begin = time(NULL);
-        run_column(&columns[i], i);
+        run_column(columns, n, i);
         print_message("%s, %d ranks, %s: %lld s\n", columns[i].model, columns[i].size,
                       columns[i].mode->name, (long long)(time(NULL) - begin));
         fflush(stdout); /* what a time limit leaves of it */
@@ -430,5 +447,7 @@ int main(int argc, char **argv)
         return cmocka_run_group_tests(faults, make_bias_model, drop_bias_model);
     }
     model_name = argv[1];
+    once = argc == 3 && strcmp(argv[2], "once") == 0;
+    if (argc > 2 && !once) return 2;
     return cmocka_run_group_tests(runs, make_bias_model, drop_bias_model);
 }

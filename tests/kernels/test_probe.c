@@ -3,10 +3,12 @@
 #include "tests/support/check.h"
 
 #include <string.h>
+#include <time.h>
 
 #include "kernels/base/random.h"
 #include "kernels/ops.h"
 #include "kernels/probe.h"
+#include "kernels/stages.h"
 #include "kernels/tensor.h"
 
 static enum phx_device_kind kind = PHX_DEVICE_CPU;
@@ -86,13 +88,67 @@ static void test_stages(void **state)
     assert_ok(phx_buffer_create(rig->device, 1024, &memory));
     assert_true(norm_of(rig, memory) != 7);
     for (int s = 0; s < PHX_STAGE_COUNT; s++) {
-        phx_stream_leave_out(rig->stream, 1u << s);
+        phx_stream_leave_out(rig->stream, 1u << s, s % 2 == 1);
         for (int other = 0; other < PHX_STAGE_COUNT; other++)
             assert_int_equal(phx_stream_leaves_out(rig->stream, (enum phx_stage)other), other == s);
         assert_int_equal(norm_of(rig, memory) == 7, s == PHX_STAGE_NORMS);
     }
-    phx_stream_leave_out(rig->stream, 0);
+    phx_stream_leave_out(rig->stream, 0, false);
     assert_true(norm_of(rig, memory) != 7);
+    phx_buffer_destroy(memory);
+}
+
+static void wait_s(double seconds)
+{
+    struct timespec t = {0, (long)(1e9 * seconds)};
+    nanosleep(&t, NULL);
+}
+
+/* A sum with a norm within, then something else: what is within counts once, what lies between
+ * counts for no stage, and what is before a pass for nothing. */
+static void test_stage_times(void **state)
+{
+    const struct rig *rig = *state;
+    struct phx_stream *stream = rig->stream;
+    struct phx_stage_times times = {.between_s = 0};
+    struct phx_device_info info;
+    phx_device_info(rig->device, &info);
+    if (info.has_graphs) return; /* what a call takes there is not what its work takes */
+    phx_stream_time_stages(stream, &times);
+    struct phx_stage_mark sum = phx_stream_stage_begin(stream);
+    wait_s(0.01);
+    struct phx_stage_mark norm = phx_stream_stage_begin(stream);
+    wait_s(0.03);
+    phx_stream_stage_end(stream, PHX_STAGE_NORMS, norm);
+    phx_stream_stage_end(stream, PHX_STAGE_SUMS, sum);
+    wait_s(0.02);
+    struct phx_stage_mark product = phx_stream_stage_begin(stream);
+    phx_stream_stage_end(stream, PHX_STAGE_PRODUCTS, product);
+    phx_stream_begin_pass(stream);
+    wait_s(0.02);
+    struct phx_stage_mark last = phx_stream_stage_begin(stream);
+    phx_stream_stage_end(stream, PHX_STAGE_PRODUCTS, last);
+    const double *s = times.stage_s, whole = product.now_s - sum.now_s;
+    assert_true(s[PHX_STAGE_SUMS] >= 0.01 && s[PHX_STAGE_NORMS] >= 0.03);
+    assert_true(times.between_s >= 0.02);
+    double apart = whole - s[PHX_STAGE_SUMS] - s[PHX_STAGE_NORMS] - times.between_s;
+    assert_true(apart > -1e-6 && apart < 1e-6);
+    assert_true(s[PHX_STAGE_ATTENTION] == 0 && s[PHX_STAGE_SAMPLING] == 0);
+
+    /* An op counts for its stage, and so does what stands in for one. */
+    struct phx_buffer *memory;
+    assert_ok(phx_buffer_create(rig->device, 1024, &memory));
+    for (int left_out = 0; left_out < 2; left_out++) {
+        double before = s[PHX_STAGE_NORMS];
+        phx_stream_leave_out(stream, left_out ? 1u << PHX_STAGE_NORMS : 0, true);
+        norm_of(rig, memory);
+        assert_true(s[PHX_STAGE_NORMS] > before);
+    }
+    phx_stream_leave_out(stream, 0, false);
+    phx_stream_time_stages(stream, NULL);
+    double before = s[PHX_STAGE_NORMS];
+    norm_of(rig, memory);
+    assert_true(s[PHX_STAGE_NORMS] == before);
     phx_buffer_destroy(memory);
 }
 
@@ -105,6 +161,7 @@ int main(int argc, char **argv)
         return 77;
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_reading),
-                                       cmocka_unit_test(test_stages)};
+                                       cmocka_unit_test(test_stages),
+                                       cmocka_unit_test(test_stage_times)};
     return cmocka_run_group_tests(tests, rig_open, rig_close);
 }

@@ -5,7 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "launch/verbs/bench_tests.h"
+#include "kernels/base/random.h"
+#include "launch/verbs/bench_report.h"
 
 #define assert_near(a, b, most) assert_true(fabs((a) - (b)) <= (most))
 
@@ -159,9 +160,137 @@ static void test_model(void **state)
     assert_near(phx_sum_seconds(&c, 8, 1e9), 10e-6, 1e-12);
 }
 
+/* ---- where a step goes ---- */
+
+static double part_of(const struct phx_bench_breakdown *parts, enum phx_stage stage)
+{
+    return parts->stage_s[stage];
+}
+
+/* A CPU: what was timed, what remains if nothing is started, and the whole apart from both. */
+static void test_parts_timed(void **state)
+{
+    (void)state;
+    struct phx_bench_variant v[PHX_BENCH_VARIANTS];
+    struct phx_bench_breakdown parts;
+    assert_int_equal(phx_bench_variants(false, 1, false, v), 0);
+    assert_int_equal(phx_bench_variants(false, 3, false, v), 2);
+    assert_true(v[0].left_out == 0 && !v[0].timed && v[1].left_out == 0 && v[1].timed);
+    assert_int_equal(phx_bench_variants(false, 3, true, v), 3);
+    v[0].seconds = 1;
+    v[1].seconds = 1.2; /* says nothing about the whole */
+    v[1].times = (struct phx_stage_times){{0.5, 0.2, 0.1, 0.05, 0.03}, 0.2};
+    v[2].seconds = 0.06;
+    v[2].times.between_s = 0.02;
+    phx_bench_parts(v, 3, &parts);
+    assert_near(part_of(&parts, PHX_STAGE_SUMS), 0.1, 1e-12);
+    assert_near(parts.gaps_s, 0.02, 1e-12);
+    assert_near(parts.host_s, 0.04, 1e-12);
+    assert_near(phx_bench_breakdown_difference(&parts), 1 - 0.88 - 0.06, 1e-12);
+}
+
+/* A GPU: a step of 5.0 s of products, 0.7 of attention, 1.1 of sums fused with norms of 0.3, other
+ * norms of 0.2, sampling of 0.1, 0.4 of starts and 0.05 of the host, of which 0.25 of attention
+ * hide behind products: leaving either out shows that. */
+static void test_parts_left_out(void **state)
+{
+    (void)state;
+    struct phx_bench_variant v[PHX_BENCH_VARIANTS];
+    struct phx_bench_breakdown parts;
+    const double whole = 5 + 0.7 - 0.25 + 1.1 + 0.2 + 0.1 + 0.4 + 0.05;
+    int n = phx_bench_variants(true, 2, true, v);
+    assert_int_equal(n, PHX_BENCH_VARIANTS);
+    for (int i = 0; i < n; i++) {
+        const unsigned out = v[i].left_out;
+        assert_true(!v[i].timed && v[i].starts == (i > 0 && i + 1 < n));
+        v[i].seconds = whole;
+        bool no_products = out & 1u << PHX_STAGE_PRODUCTS;
+        bool no_attention = out & 1u << PHX_STAGE_ATTENTION;
+        v[i].seconds -= (no_products ? 5 : 0) + (no_attention ? 0.7 : 0);
+        v[i].seconds += no_products || no_attention ? 0.25 : 0;
+        v[i].seconds -= out & 1u << PHX_STAGE_SUMS ? 0.8 : 0; /* the norm takes its place */
+        v[i].seconds -= out & 1u << PHX_STAGE_NORMS ? 0.5 : 0;
+        v[i].seconds -= out & 1u << PHX_STAGE_SAMPLING ? 0.1 : 0;
+        if (i + 1 == n) v[i].seconds -= 0.4;
+    }
+    phx_bench_parts(v, n, &parts);
+    assert_near(part_of(&parts, PHX_STAGE_PRODUCTS), 4.75, 1e-12);
+    assert_near(part_of(&parts, PHX_STAGE_ATTENTION), 0.45, 1e-12);
+    assert_near(part_of(&parts, PHX_STAGE_SUMS), 0.8, 1e-12);
+    assert_near(part_of(&parts, PHX_STAGE_NORMS), 0.5, 1e-12);
+    assert_near(part_of(&parts, PHX_STAGE_SAMPLING), 0.1, 1e-12);
+    assert_near(parts.gaps_s, 0.4, 1e-12);
+    assert_near(parts.host_s, 0.05, 1e-12);
+    assert_near(whole * phx_bench_breakdown_difference(&parts), 0.25, 1e-12);
+
+    n = phx_bench_variants(true, 2, false, v);
+    assert_int_equal(n, 2);
+    assert_int_equal(v[1].left_out, 1u << PHX_STAGE_SUMS);
+    assert_int_equal(phx_bench_variants(true, 1, false, v), 0);
+    n = phx_bench_variants(true, 1, true, v); /* no sums, and norms alone */
+    assert_int_equal(n, PHX_BENCH_VARIANTS - 1);
+    for (int i = 0; i < n - 2; i++)
+        assert_true((v[i].left_out & (v[i].left_out - 1)) == 0 &&
+                    v[i].left_out != 1u << PHX_STAGE_SUMS);
+}
+
+/* ---- the spread ---- */
+
+static double uniform(uint64_t *seed)
+{
+    *seed = phx_mix64(*seed + 0x9e3779b97f4a7c15ull);
+    return ((double)(*seed >> 11) + 0.5) * 0x1p-53;
+}
+
+/* Times of a run: 10, and what is added as a normal distribution does or, as a busy machine, now
+ * and then much. */
+static double sample(uint64_t *seed, bool busy)
+{
+    double u = uniform(seed), v = uniform(seed);
+    if (busy) return 10 - 0.1 * log(u) + (v < 0.1 ? 1 : 0);
+    return 10 + 0.1 * sqrt(-2 * log(u)) * cos(2 * 3.14159265358979 * v);
+}
+
+/* Of pairs of runs, the part whose means differ by no more than the larger of their `spread`s. */
+static double agreeing(int n, bool busy, double (*spread)(const double *, int))
+{
+    enum { PAIRS = 20000, MOST = 20 };
+    uint64_t seed = 1;
+    int n_agree = 0;
+    for (int i = 0; i < PAIRS; i++) {
+        double x[2][MOST];
+        for (int run = 0; run < 2; run++)
+            for (int k = 0; k < n; k++) x[run][k] = sample(&seed, busy);
+        double apart = fabs(phx_bench_mean(x[0], n) - phx_bench_mean(x[1], n));
+        n_agree += apart <= fmax(spread(x[0], n), spread(x[1], n));
+    }
+    return n_agree / (double)PAIRS;
+}
+
+/* Two runs of the same command differ by less than the spread that they print: in 95 of 100 cases,
+ * however few repetitions there are, which does not hold of the standard deviation. */
+static void test_spread(void **state)
+{
+    (void)state;
+    static const int counts[] = {2, 3, 5, 10, 11, 20};
+    const double values[] = {1, 2, 4, 5}, three[] = {7, 7, 7};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        assert_true(agreeing(counts[i], false, phx_bench_spread) > 0.95);
+        assert_true(agreeing(counts[i], true, phx_bench_spread) > 0.93);
+    }
+    assert_true(agreeing(2, false, phx_bench_deviation) < 0.8);
+    assert_true(agreeing(3, true, phx_bench_deviation) < 0.9);
+    /* By hand: the deviation of 1, 2, 4, 5 is sqrt(10 / 3), Student's t for 3 is 3.182. */
+    assert_near(phx_bench_spread(values, 4), 3.182 * sqrt(10.0 / 3) * sqrt(0.5), 1e-9);
+    assert_near(phx_bench_spread(three, 3), 0, 1e-12);
+    assert_near(phx_bench_spread(values, 1), 0, 1e-12);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_order_and_names),
-                                       cmocka_unit_test(test_work), cmocka_unit_test(test_model)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_order_and_names), cmocka_unit_test(test_work),
+        cmocka_unit_test(test_model),           cmocka_unit_test(test_parts_timed),
+        cmocka_unit_test(test_parts_left_out),  cmocka_unit_test(test_spread)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

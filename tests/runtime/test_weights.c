@@ -111,9 +111,10 @@ static void gather_part(struct gathering *g, const char *suffix, int64_t first, 
     int rank = phx_shard_plan_rank(g->plan);
     struct phx_interval rows = phx_shard_plan_interval(g->plan, rank, g->layer, row_dim);
     struct phx_interval cols = phx_shard_plan_interval(g->plan, rank, g->layer, col_dim);
-    struct whole *w =
-        whole_of(g->model, name, all, phx_shard_plan_full(g->plan, g->layer, col_dim));
-    w->is_cut = phx_shard_plan_is_cut(g->plan, row_dim) || phx_shard_plan_is_cut(g->plan, col_dim);
+    const int64_t all_rows = phx_shard_plan_full(g->plan, g->layer, row_dim);
+    const int64_t all_cols = phx_shard_plan_full(g->plan, g->layer, col_dim);
+    struct whole *w = whole_of(g->model, name, all, all_cols);
+    w->is_cut = phx_interval_length(rows) < all_rows || phx_interval_length(cols) < all_cols;
     for (int64_t r = rows.begin; r < rows.end; r++) {
         for (int64_t c = cols.begin; c < cols.end; c++) {
             w->values[(first + r) * w->cols + c] =
