@@ -61,8 +61,10 @@ struct phx_step_report {
     int32_t n_seqs, n_rows;
     int32_t n_prompt; ///< rows of these that read prompts
     int32_t n_new;    ///< tokens that texts grew by
-    double
-        seconds; ///< from its beginning, or the end of the one before if that was later, to its end
+    /// From its beginning, or the end of the one before if that was later, to its end.
+    double seconds;
+    /// From when this rank's device began with it to its end: between steps it has nothing to do.
+    double device_seconds;
 };
 
 /// The same on all ranks; not collective.

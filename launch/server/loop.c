@@ -52,7 +52,7 @@ static bool receive(struct loop *l)
 static void on_step(void *user, const struct phx_step_report *report)
 {
     struct loop *l = user;
-    phx_metrics_step(&l->metrics, report->n_prompt, report->n_new, report->seconds, phx_job_now());
+    phx_metrics_step(&l->metrics, report);
 }
 
 static void look(struct loop *l)
@@ -72,16 +72,16 @@ static void look(struct loop *l)
 
 static enum phx_status run(struct loop *l)
 {
-    double ended_s = 0; /* the turn before, if there was work since */
+    double since_s = 0; /* the end of the turn before, if there was work since */
     while (receive(l)) {
         bool worked;
-        double begun_s = phx_job_now();
+        if (since_s == 0) since_s = phx_job_now();
         PHX_TRY(phx_engine_step(l->engine, &worked));
         look(l);
-        publish(l);
         double now_s = phx_job_now();
-        l->metrics.loop_seconds += now_s - (ended_s > 0 ? ended_s : begun_s);
-        ended_s = l->active != NULL ? now_s : 0;
+        l->metrics.loop_seconds += now_s - since_s;
+        publish(l);
+        since_s = l->active != NULL ? now_s : 0;
     }
     return phx_engine_stop(l->engine);
 }
