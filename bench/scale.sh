@@ -19,13 +19,19 @@
 # -N SPEC    predict several nodes: NODES,MICROSECONDS,GB/S of their links
 # -b BUILD   build folder (default: build/release)
 # -x WORDS   more words for phalanx bench, as "--device cpu --dtype bfloat16"
+#
+#   bench/scale.sh -g RESULT.json [-b BUILD]
+#
+# draws the picture of a result that was made where there is no gnuplot, and writes its table again.
+# It reads the model's config.json where it was: start it in the same folder of the project.
 # PHX_COMMIT: what the result calls the commit where git does not know.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 command="bench/scale.sh $*"
 model="" list="" prefix="" rounds=3 contexts=1024,8192 batches=64 prompts=2048 n_gen=32
 also=4,8,16 nodes="" build=$here/build/release words=() context=1024 repeats=3
-while getopts m:T:o:r:c:B:C:p:n:qa:N:b:x: option; do
+old=""
+while getopts m:T:o:r:c:B:C:p:n:qa:N:b:x:g: option; do
     case $option in
         m) model=$OPTARG ;;
         T) list=$OPTARG ;;
@@ -40,8 +46,9 @@ while getopts m:T:o:r:c:B:C:p:n:qa:N:b:x: option; do
         a) also=$OPTARG ;;
         N) nodes=$OPTARG ;;
         b) build=$OPTARG ;;
+        g) old=$OPTARG ;;
         x) read -ra words <<<"$OPTARG" ;;
-        *) sed -n '2,24s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,29s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 fail() {
@@ -49,10 +56,40 @@ fail() {
     exit 2
 }
 phalanx=$build/launch/phalanx report=$build/bench/scale_report
-[ -n "$model" ] || fail "give a model with -m, as in: bench/scale.sh -m models/demo"
-[ -e "$model/config.json" ] || fail "$model has no config.json"
 [ -x "$phalanx" ] && [ -x "$report" ] ||
     fail "$phalanx or $report is missing: cmake --preset release && cmake --build build/release"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+write() { # ROWS WORDS OF scale_report...: the table, and what gnuplot makes of the rest
+    "$report" "$@" --plot "$work/plot" >"$work/table" || failed=1
+    [ -s "$work/plot" ] || exit 2
+    cp "$work/table" "$prefix.md"
+    if command -v gnuplot >/dev/null; then
+        local panels
+        panels=$(grep -c '^## .*batch' "$work/table")
+        gnuplot -e "set terminal svg size $((420 * panels)),760 background 'white'" \
+            -e "set output '$prefix.svg'" "$work/plot"
+        gnuplot -e "set terminal pngcairo size $((420 * panels)),760" \
+            -e "set output '$prefix.png'" "$work/plot"
+        printf '\n![speed-up and breakdown](%s)\n' "$(basename "$prefix").svg" >>"$prefix.md"
+    else
+        echo "scale.sh: no gnuplot here, so no picture. Where there is one (Debian: gnuplot-nox)," \
+            "bench/scale.sh -g $prefix.json draws it" >&2
+    fi
+    grep '^- .*batch' "$prefix.md" >&2
+    echo "$prefix.md" >&2
+    exit "$failed"
+}
+
+if [ -n "$old" ]; then
+    [ -r "$old" ] || fail "$old cannot be read"
+    prefix=${prefix:-${old%.json}}
+    write "$old"
+fi
+[ -n "$model" ] || fail "give a model with -m, as in: bench/scale.sh -m models/demo"
+[ -e "$model/config.json" ] || fail "$model has no config.json"
 ls "$model"/*.safetensors >/dev/null 2>&1 || words+=(--load-format dummy)
 
 n_gpus=0
@@ -77,11 +114,8 @@ if [ -z "$list" ]; then
     done
 fi
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 mpirun=(mpirun --oversubscribe --bind-to none --mca btl_vader_single_copy_mechanism none)
 [ "$(id -u)" -ne 0 ] || mpirun+=(--allow-run-as-root)
-failed=0
 tests=()
 for c in ${contexts//,/ }; do tests+=(--test "0,$n_gen,$c,1"); done
 for b in ${batches//,/ }; do [ "$b" = 0 ] || tests+=(--test "0,$n_gen,$context,$b"); done
@@ -89,27 +123,13 @@ for p in ${prompts//,/ }; do [ "$p" = 0 ] || tests+=(--test "$p,0,0,1"); done
 for ((round = 1; round <= rounds; round++)); do
     for t in ${list//,/ }; do
         echo "round $round, $t ranks" >&2
+        [ "$round" -gt 1 ] && breakdown=() || breakdown=(--breakdown)
         PHX_COMMIT=$commit "${mpirun[@]}" -np "$t" "$phalanx" bench -m "$model" -o jsonl \
-            -r "$repeats" --breakdown "${tests[@]}" "${words[@]}" >>"$work/rows" || failed=1
+            -r "$repeats" "${breakdown[@]}" "${tests[@]}" "${words[@]}" >>"$work/rows" || failed=1
     done
 done
 [ -s "$work/rows" ] || fail "nothing could be measured"
 
 mkdir -p "$(dirname "$prefix")"
-"$report" "$work/rows" --also "$also" ${nodes:+--nodes "$nodes"} --machine "$machine" \
-    --date "$(date -u +%F)" --commit "$commit" --command "$command" --json "$prefix.json" \
-    --plot "$work/plot" >"$work/table" || failed=1
-cp "$work/table" "$prefix.md"
-if command -v gnuplot >/dev/null; then
-    panels=$(grep -c '^## .*batch' "$work/table")
-    gnuplot -e "set terminal svg size $((420 * panels)),760 background 'white'" \
-        -e "set output '$prefix.svg'" "$work/plot"
-    gnuplot -e "set terminal pngcairo size $((420 * panels)),760" -e "set output '$prefix.png'" \
-        "$work/plot"
-    printf '\n![speed-up and breakdown](%s)\n' "$(basename "$prefix").svg" >>"$prefix.md"
-else
-    echo "scale.sh: no gnuplot here, so no picture: install it (Debian: gnuplot-nox)" >&2
-fi
-grep '^- .*batch' "$prefix.md" >&2
-echo "$prefix.md" >&2
-exit "$failed"
+write "$work/rows" --also "$also" ${nodes:+--nodes "$nodes"} --machine "$machine" \
+    --date "$(date -u +%F)" --commit "$commit" --command "$command" --json "$prefix.json"

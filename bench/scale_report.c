@@ -4,9 +4,11 @@
  *   scale_report ROWS [--also 4,8,16] [--nodes N,LATENCY_US,GB_S] [--machine TEXT] [--date TEXT]
  *                [--commit TEXT] [--command TEXT] [--json FILE] [--plot FILE]
  *
- * The table goes to standard output. --also: numbers of ranks to predict beside those that were
- * measured. --nodes: predict these on N nodes too, whose links have the latency and bandwidth
- * given, which nobody measured. Exit status 1 if rows had to be left out because they were wrong.
+ * ROWS: of `phalanx bench -o jsonl`, or what --json wrote before, whose machine, date, commit and
+ * command then are those of the result. The table goes to standard output. --also: numbers of ranks
+ * to predict beside those that were measured. --nodes: predict these on N nodes too, whose links
+ * have the latency and bandwidth given, which nobody measured. Exit status 1 if rows had to be left
+ * out because they were wrong.
  */
 #include <getopt.h>
 #include <math.h>
@@ -24,39 +26,21 @@ struct arguments {
     struct scale_nodes nodes;
 };
 
-enum { TITLE_BYTES = 96, VERDICT_BYTES = 512 };
+enum { VERDICT_BYTES = 512, HEADING_BYTES = 512 };
 
-static void title_of(const struct scale_test *t, char title[TITLE_BYTES])
-{
-    char name[PHX_BENCH_NAME_BYTES];
-    phx_bench_test_name(&t->test, name);
-    snprintf(title, TITLE_BYTES, "%s, batch %d", name, t->test.n_seqs);
-}
-
-static const struct scale_point *base_of(const struct scale_test *t)
-{
-    const struct scale_point *p = t->points;
-    while (p->n == 0) p++;
-    return p;
-}
+/* What is promised of a breakdown and of a prediction, of the step. */
+static const double STAGES_APART = 0.03, PREDICTION_ERROR = 0.15;
 
 static double best_ms(const struct scale_point *p)
 {
     return p->n > 0 ? p->mean_ms : p->predicted_ms;
 }
 
-static double stages_sum(const struct scale_point *p)
-{
-    double sum = 0;
-    for (int i = 0; i < SCALE_STAGES; i++) sum += p->stage_ms[i];
-    return sum;
-}
-
 /* ---- the table ---- */
 
 static void print_point(const struct scale_test *t, const struct scale_point *p)
 {
-    const struct scale_point *base = base_of(t);
+    const struct scale_point *base = scale_base(t);
     double ms = best_ms(p), speedup = base->mean_ms / ms;
     double tokens_s = base->tokens_s * speedup, ranks = (double)p->size / base->size;
     if (p->refusal[0] != '\0') {
@@ -83,25 +67,27 @@ static void print_breakdown(const struct scale_test *t)
     bool any = false;
     for (int i = 0; i < t->n_points; i++) {
         const struct scale_point *p = &t->points[i];
-        if (!(stages_sum(p) > 0)) continue;
+        double sum = scale_stages_sum(p), step = p->stages_step_ms;
+        if (!(sum > 0)) continue;
         if (!any) {
             printf("\n| ranks | step, ms |");
             for (int s = 0; s < SCALE_STAGES; s++) printf(" %s |", scale_stages[s]);
-            printf("\n|---:|---:|");
+            printf(" together | apart |\n|---:|---:|");
             for (int s = 0; s < SCALE_STAGES; s++) printf("---:|");
-            printf("\n");
+            printf("---:|---:|\n");
         }
         any = true;
-        printf("| %d | %.3f |", p->size, stages_sum(p));
+        printf("| %d | %.3f |", p->size, step);
         for (int s = 0; s < SCALE_STAGES; s++) printf(" %.3f |", p->stage_ms[s]);
-        printf("\n");
+        printf(" %.3f | %+.1f %%%s |\n", sum, 100 * (sum / step - 1),
+               fabs(sum / step - 1) > STAGES_APART ? ", too much" : "");
     }
 }
 
 static void print_test(const struct scale_test *t)
 {
-    char title[TITLE_BYTES];
-    title_of(t, title);
+    char title[SCALE_TITLE_BYTES];
+    scale_title(t, title);
     printf(
         "\n## %s\n\n| ranks | ms/step | speed-up | efficiency | tok/s | tok/s a rank | of floor | "
         "sums | predicted, ms | error |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
@@ -119,11 +105,54 @@ static void print_nodes(const struct scale *scale, const struct scale_nodes *nod
     for (int i = 0; i < scale->n_tests; i++)
         for (int k = 0; k < scale->tests[i].n_points; k++) {
             const struct scale_point *p = &scale->tests[i].points[k];
-            char title[TITLE_BYTES];
-            title_of(&scale->tests[i], title);
-            if (p->predicted_ms > 0)
-                printf("| %s | %d x %d | *%.3f* |\n", title, nodes->n, p->size, p->predicted_ms);
+            char title[SCALE_TITLE_BYTES];
+            scale_title(&scale->tests[i], title);
+            if (p->nodes_ms > 0)
+                printf("| %s | %d x %d | *%.3f* |\n", title, nodes->n, p->size, p->nodes_ms);
         }
+}
+
+/* ---- how far to believe it ---- */
+
+static void print_repeats(const struct scale *scale)
+{
+    if (scale->n_pairs > 0)
+        printf("- repeated: of %d pairs of rounds %d (%.0f %%) differ by less than the larger of "
+               "the spreads that the two printed; 95 %% are expected\n",
+               scale->n_pairs, scale->n_agreeing, 100.0 * scale->n_agreeing / scale->n_pairs);
+}
+
+static void print_errors(const struct scale *scale)
+{
+    if (isnan(scale->worst_error)) return;
+    printf("- predicted from the fewest ranks:");
+    for (int i = 0; i < scale->n_tests; i++)
+        for (int k = 0; k < scale->tests[i].n_points; k++) {
+            const struct scale_point *p = &scale->tests[i].points[k];
+            char title[SCALE_TITLE_BYTES];
+            scale_title(&scale->tests[i], title);
+            if (!isnan(p->error))
+                printf(" %s on %d ranks %+.1f %%;", title, p->size, 100 * p->error);
+        }
+    printf(" at worst %.1f %%, %s %.0f %%\n", 100 * scale->worst_error,
+           scale->worst_error > PREDICTION_ERROR ? "more than" : "within", 100 * PREDICTION_ERROR);
+}
+
+static void print_apart(const struct scale *scale)
+{
+    double worst = 0;
+    bool any = false;
+    for (int i = 0; i < scale->n_tests; i++)
+        for (int k = 0; k < scale->tests[i].n_points; k++) {
+            const struct scale_point *p = &scale->tests[i].points[k];
+            if (!(scale_stages_sum(p) > 0)) continue;
+            any = true;
+            worst = fmax(worst, fabs(scale_stages_sum(p) / p->stages_step_ms - 1));
+        }
+    if (any)
+        printf("- broken down: parts and step, each measured by itself, differ by up to %.1f %% of "
+               "the step, %s %.0f %%\n",
+               100 * worst, worst > STAGES_APART ? "more than" : "within", 100 * STAGES_APART);
 }
 
 /* ---- the verdict ---- */
@@ -143,7 +172,8 @@ static void judge_point(const struct scale_point *base, const struct scale_point
                         char text[VERDICT_BYTES])
 {
     double speedup = base->mean_ms / p->mean_ms, gain = fabs(base->mean_ms - p->mean_ms);
-    if (gain <= base->spread_ms + p->spread_ms)
+    /* Each is that of two means which vary as that one does. */
+    if (gain <= sqrt(0.5) * hypot(base->spread_ms, p->spread_ms))
         say(text, "%d ranks make no difference beyond the spread (%.2fx)", p->size, speedup);
     else if (speedup < 1)
         say(text, "%d ranks do not pay: they are slower (%.2fx)", p->size, speedup);
@@ -157,10 +187,10 @@ static void judge_point(const struct scale_point *base, const struct scale_point
 
 static void judge(const struct scale *scale, const struct scale_test *t, char text[VERDICT_BYTES])
 {
-    const struct scale_point *base = base_of(t);
-    char title[TITLE_BYTES];
+    const struct scale_point *base = scale_base(t);
+    char title[SCALE_TITLE_BYTES];
     int n_measured = 0;
-    title_of(t, title);
+    scale_title(t, title);
     text[0] = '\0';
     say(text, "%s: %.3f ms a step on %d rank%s, the fewest here; ", title, base->mean_ms,
         base->size, base->size == 1 ? "" : "s");
@@ -194,9 +224,10 @@ static json_t *point_json(const struct scale_test *t, const struct scale_point *
                           "ms_per_step", best_ms(p));
     if (p->refusal[0] != '\0') json_object_set_new(o, "refused", json_string(p->refusal));
     if (best_ms(p) > 0)
-        json_object_set_new(o, "speedup", json_real(base_of(t)->mean_ms / best_ms(p)));
+        json_object_set_new(o, "speedup", json_real(scale_base(t)->mean_ms / best_ms(p)));
     if (p->predicted_ms > 0) json_object_set_new(o, "predicted_ms", json_real(p->predicted_ms));
     if (!isnan(p->error)) json_object_set_new(o, "prediction_error", json_real(p->error));
+    if (p->nodes_ms > 0) json_object_set_new(o, "nodes_predicted_ms", json_real(p->nodes_ms));
     if (p->n == 0) return o;
     json_object_set_new(o, "rounds", json_integer(p->n));
     json_object_set_new(o, "spread_ms", json_real(p->spread_ms));
@@ -205,11 +236,14 @@ static json_t *point_json(const struct scale_test *t, const struct scale_point *
     json_object_set_new(o, "comm_share", json_real(p->comm_share));
     json_object_set_new(o, "peak_bytes", json_real(p->peak_bytes));
     json_object_set_new(o, "token_hash", json_string(p->hash));
-    if (!(stages_sum(p) > 0)) return o;
+    if (!(scale_stages_sum(p) > 0)) return o;
     json_t *stages = json_object();
     for (int s = 0; s < SCALE_STAGES; s++)
         json_object_set_new(stages, scale_stages[s], json_real(p->stage_ms[s]));
     json_object_set_new(o, "stages_ms_per_step", stages);
+    json_object_set_new(o, "stages_step_ms", json_real(p->stages_step_ms));
+    json_object_set_new(o, "stages_difference",
+                        json_real(1 - scale_stages_sum(p) / p->stages_step_ms));
     return o;
 }
 
@@ -221,9 +255,9 @@ static enum phx_status write_json(const struct scale *scale, const struct argume
     json_t *tests = json_array(), *verdict = json_array();
     for (int i = 0; i < scale->n_tests; i++) {
         const struct scale_test *t = &scale->tests[i];
-        char title[TITLE_BYTES], text[VERDICT_BYTES];
+        char title[SCALE_TITLE_BYTES], text[VERDICT_BYTES];
         json_t *points = json_array();
-        title_of(t, title);
+        scale_title(t, title);
         for (int k = 0; k < t->n_points; k++)
             json_array_append_new(points, point_json(t, &t->points[k]));
         json_array_append_new(tests,
@@ -233,90 +267,20 @@ static enum phx_status write_json(const struct scale *scale, const struct argume
         judge(scale, t, text);
         json_array_append_new(verdict, json_string(text));
     }
+    if (a->nodes.n > 1)
+        json_object_set_new(root, "nodes",
+                            json_pack("{s:i, s:f, s:f}", "n", a->nodes.n, "latency_us",
+                                      1e6 * a->nodes.link.latency_s, "gb_per_s",
+                                      1e-9 * a->nodes.link.bytes_s));
+    json_object_set_new(
+        root, "round_pairs",
+        json_pack("{s:i, s:i}", "n", scale->n_pairs, "agreeing", scale->n_agreeing));
     json_object_set_new(root, "tests", tests);
     json_object_set_new(root, "verdict", verdict);
     json_object_set(root, "rows", scale->rows);
     int failed = json_dump_file(root, a->json, JSON_INDENT(1));
     json_decref(root);
     return failed ? phx_fail(PHX_IO, "%s cannot be written", a->json) : PHX_OK;
-}
-
-/* ---- the picture ---- */
-
-static void plot_speedup(FILE *file, const struct scale_test *t, int index)
-{
-    const struct scale_point *base = base_of(t);
-    fprintf(file, "$speed%d << EOD\n", index);
-    for (int i = 0; i < t->n_points; i++) {
-        const struct scale_point *p = &t->points[i];
-        if (p->n > 0)
-            fprintf(file, "%d %g %g\n", p->size, base->mean_ms / p->mean_ms,
-                    base->mean_ms / p->mean_ms * p->spread_ms / p->mean_ms);
-    }
-    fprintf(file, "EOD\n$predicted%d << EOD\n", index);
-    for (int i = 0; i < t->n_points; i++)
-        if (t->points[i].predicted_ms > 0)
-            fprintf(file, "%d %g\n", t->points[i].size, base->mean_ms / t->points[i].predicted_ms);
-    fprintf(file, "EOD\n$stages%d << EOD\nranks", index);
-    for (int s = 0; s < SCALE_STAGES; s++) fprintf(file, " %s", scale_stages[s]);
-    fprintf(file, "\n");
-    for (int i = 0; i < t->n_points; i++) {
-        if (!(stages_sum(&t->points[i]) > 0)) continue;
-        fprintf(file, "%d", t->points[i].size);
-        /* What is lost in the noise cannot be drawn below nothing. */
-        for (int s = 0; s < SCALE_STAGES; s++)
-            fprintf(file, " %g", fmax(0, t->points[i].stage_ms[s]));
-        fprintf(file, "\n");
-    }
-    fprintf(file, "EOD\n");
-}
-
-static bool has_stages(const struct scale_test *t)
-{
-    return stages_sum(base_of(t)) > 0;
-}
-
-static enum phx_status write_plot(const struct scale *scale, const struct arguments *a)
-{
-    FILE *file = fopen(a->plot, "w");
-    char title[TITLE_BYTES], error[64] = "";
-    if (file == NULL) return phx_fail(PHX_IO, "%s cannot be written", a->plot);
-    if (!isnan(scale->worst_error))
-        snprintf(error, sizeof error, ", off by up to %.0f %%", 100 * scale->worst_error);
-    for (int i = 0; i < scale->n_tests; i++) plot_speedup(file, &scale->tests[i], i);
-    fprintf(
-        file,
-        "set multiplot layout 2,%d title \"%s, %s, %s, commit %s\" noenhanced\n"
-        "set style fill solid 0.9\nset grid ytics\nset key top left Left reverse\nset bars small\n",
-        scale->n_tests, scale->model, a->machine, a->date, a->commit);
-    for (int i = 0; i < scale->n_tests; i++) {
-        title_of(&scale->tests[i], title);
-        fprintf(
-            file,
-            "set title \"%s\" noenhanced\nset xlabel 'ranks'\nset ylabel 'speed-up'\n"
-            "set logscale xy 2\nset xtics (1,2,4,8,16)\nset yrange [0.5:16]\nset xrange "
-            "[0.8:20]\n"
-            "plot x with lines lc rgb '#bbbbbb' title 'ideal', $predicted%d with linespoints dt "
-            "2 pt 6 lc rgb '#cc7722' title 'predicted%s', $speed%d with yerrorbars pt 7 lc rgb "
-            "'#1f5fa8' title 'measured'\nunset logscale\n",
-            title, i, error, i);
-    }
-    fprintf(file, "set style data histograms\nset style histogram rowstacked\nset boxwidth 0.6\n"
-                  "set xrange [-0.6:*]\nset yrange [0:*]\nset xtics autofreq\nset ylabel 'ms a "
-                  "step'\nset key outside right Left reverse\n");
-    for (int i = 0; i < scale->n_tests; i++) {
-        title_of(&scale->tests[i], title);
-        if (!has_stages(&scale->tests[i])) {
-            fprintf(file, "set multiplot next\n");
-            continue;
-        }
-        fprintf(file,
-                "set title \"%s\" noenhanced\nplot for [i=2:%d] $stages%d using i:xtic(1) "
-                "title columnheader(i)\n",
-                title, SCALE_STAGES + 1, i);
-    }
-    fprintf(file, "unset multiplot\n");
-    return fclose(file) == 0 ? PHX_OK : phx_fail(PHX_IO, "%s cannot be written", a->plot);
 }
 
 /* ---- the program ---- */
@@ -386,21 +350,58 @@ static void print_all(const struct scale *scale, const struct arguments *a)
         judge(scale, &scale->tests[i], text);
         printf("- %s\n", text);
     }
+    print_errors(scale);
+    print_apart(scale);
+    print_repeats(scale);
     for (int i = 0; i < scale->n_tests; i++) print_test(&scale->tests[i]);
+    if (a->nodes.n > 1) print_nodes(scale, &a->nodes);
 }
 
-static enum phx_status run(const struct arguments *a, struct scale *scale)
+/* What a file of before says of itself, unless the command line says it. */
+static void remember(const char *name, const struct scale *scale, const char **value)
 {
-    const struct scale_nodes one = {.n = 1};
+    const char *text = json_string_value(json_object_get(scale->file, name));
+    if ((*value)[0] == '\0' && text != NULL) *value = text;
+}
+
+/* Points that were predicted only are predicted again. */
+static enum phx_status remember_sizes(const struct scale *scale, struct arguments *a)
+{
+    const json_t *test = json_array_get(json_object_get(scale->file, "tests"), 0);
+    const json_t *points = json_object_get(test, "points");
+    for (size_t i = 0; i < json_array_size(points) && a->n_also < SCALE_RANKS; i++)
+        a->also[a->n_also++] =
+            (int)json_integer_value(json_object_get(json_array_get(points, i), "tp_size"));
+    for (int i = 0; i < a->n_also; i++)
+        if (a->also[i] < 1) return phx_fail(PHX_BAD_DATA, "%s: a point of no ranks", a->rows);
+    return PHX_OK;
+}
+
+static void remember_nodes(const struct scale *scale, struct scale_nodes *nodes)
+{
+    const json_t *o = json_object_get(scale->file, "nodes");
+    if (nodes->n > 1 || o == NULL) return;
+    nodes->n = (int)json_integer_value(json_object_get(o, "n"));
+    nodes->link.latency_s = 1e-6 * json_number_value(json_object_get(o, "latency_us"));
+    nodes->link.bytes_s = 1e9 * json_number_value(json_object_get(o, "gb_per_s"));
+}
+
+static enum phx_status run(struct arguments *a, struct scale *scale)
+{
     PHX_TRY(scale_read(a->rows, scale));
-    PHX_TRY(scale_predict(scale, a->also, a->n_also, &one));
+    remember("machine", scale, &a->machine);
+    remember("date", scale, &a->date);
+    remember("commit", scale, &a->commit);
+    remember("command", scale, &a->command);
+    remember_nodes(scale, &a->nodes);
+    if (scale->file != NULL && a->n_also == 0) PHX_TRY(remember_sizes(scale, a));
+    PHX_TRY(scale_predict(scale, a->also, a->n_also, &a->nodes));
     print_all(scale, a);
     if (a->json != NULL) PHX_TRY(write_json(scale, a));
-    if (a->plot != NULL) PHX_TRY(write_plot(scale, a));
-    if (a->nodes.n == 1) return PHX_OK;
-    PHX_TRY(scale_predict(scale, a->also, a->n_also, &a->nodes));
-    print_nodes(scale, &a->nodes);
-    return PHX_OK;
+    char heading[HEADING_BYTES];
+    snprintf(heading, sizeof heading, "%s, %s, %s, commit %s", scale->model, a->machine, a->date,
+             a->commit);
+    return a->plot != NULL ? scale_plot(scale, &a->nodes, heading, a->plot) : PHX_OK;
 }
 
 int main(int argc, char **argv)

@@ -6,11 +6,12 @@
 #include <string.h>
 
 #include "kernels/base/check.h"
+#include "launch/verbs/bench_report.h"
 
 const char *const scale_stages[SCALE_STAGES] = {
     [SCALE_PRODUCTS] = "products", [SCALE_ATTENTION] = "attention", [SCALE_SUMS] = "sums",
-    [SCALE_NORMS] = "norms",       [SCALE_SAMPLING] = "sampling",   [SCALE_HOST] = "host",
-    [SCALE_GAPS] = "gaps",
+    [SCALE_NORMS] = "norms",       [SCALE_SAMPLING] = "sampling",   [SCALE_GAPS] = "gaps",
+    [SCALE_HOST] = "host",
 };
 
 /* ---- reading ---- */
@@ -60,10 +61,21 @@ static bool is_wrong(const struct scale *s, const struct scale_test *t, const st
     return false;
 }
 
+/* Not every round was broken down. */
+static void take_stages(struct scale_point *p, const json_t *row, const json_t *stages)
+{
+    double n = p->n_broken_down + 1, old = p->n_broken_down / n;
+    for (int i = 0; i < SCALE_STAGES; i++)
+        p->stage_ms[i] = old * p->stage_ms[i] + number(stages, scale_stages[i]) / n;
+    p->stages_step_ms = old * p->stages_step_ms + number(row, "stages_step_ms") / n;
+    p->n_broken_down++;
+}
+
 static void take(struct scale_point *p, const json_t *row)
 {
     const json_t *stages = json_object_get(row, "stages_ms_per_step");
     double n = p->n + 1, old = p->n / n; /* running means */
+    p->own_spread_ms[p->n] = 1e-6 * number(row, "spread_ns") / number(row, "n_steps");
     p->ms[p->n++] = number(row, "ms_per_step");
     p->tokens_s = old * p->tokens_s + number(row, "avg_ts") / n;
     p->floor_fraction = old * p->floor_fraction + number(row, "floor_fraction") / n;
@@ -73,18 +85,22 @@ static void take(struct scale_point *p, const json_t *row)
     p->sum_us_one_row = old * p->sum_us_one_row + number(row, "sum_us_one_row") / n;
     p->read_gb_s = old * p->read_gb_s + number(row, "read_gb_per_s") / n;
     p->peak_tflop_s = old * p->peak_tflop_s + number(row, "peak_tflop_per_s") / n;
-    for (int i = 0; stages != NULL && i < SCALE_STAGES; i++)
-        p->stage_ms[i] = old * p->stage_ms[i] + number(stages, scale_stages[i]) / n;
+    if (stages != NULL && number(row, "stages_step_ms") > 0) take_stages(p, row, stages);
     p->peak_bytes = fmax(p->peak_bytes, number(row, "peak_bytes"));
     p->sum_rows = (int32_t)number(row, "sum_rows");
     snprintf(p->hash, sizeof p->hash, "%s", text(row, "token_hash"));
-    p->mean_ms = p->spread_ms = 0;
-    for (int i = 0; i < p->n; i++) p->mean_ms += p->ms[i] / p->n;
+    p->mean_ms = phx_bench_mean(p->ms, p->n);
+    p->spread_ms = p->n > 1 ? phx_bench_spread(p->ms, p->n) : p->own_spread_ms[0];
+}
+
+static void compare_rounds(struct scale *s, const struct scale_point *p)
+{
     for (int i = 0; i < p->n; i++)
-        p->spread_ms += (p->ms[i] - p->mean_ms) * (p->ms[i] - p->mean_ms);
-    /* A single round has the spread of its repetitions. */
-    p->spread_ms = p->n > 1 ? sqrt(p->spread_ms / (p->n - 1))
-                            : 1e-6 * number(row, "stddev_ns") / number(row, "n_steps");
+        for (int k = 0; k < i; k++) {
+            double spread = fmax(p->own_spread_ms[i], p->own_spread_ms[k]);
+            s->n_pairs++;
+            s->n_agreeing += fabs(p->ms[i] - p->ms[k]) <= spread;
+        }
 }
 
 static enum phx_status add_row(struct scale *s, json_t *row)
@@ -121,27 +137,65 @@ static enum phx_status add_row(struct scale *s, json_t *row)
     return PHX_OK;
 }
 
-enum phx_status scale_read(const char *path, struct scale *out)
+static void read_rows(FILE *file, struct scale *out)
 {
     json_error_t error;
+    json_t *row;
+    while ((row = json_loadf(file, JSON_DISABLE_EOF_CHECK, &error)) != NULL) {
+        json_t *rows = json_object_get(row, "rows");
+        if (json_is_array(rows)) {
+            out->file = row;
+            json_array_extend(out->rows, rows);
+            return;
+        }
+        json_array_append_new(out->rows, row);
+    }
+}
+
+enum phx_status scale_read(const char *path, struct scale *out)
+{
     *out = (struct scale){.sums = "", .rows = json_array(), .worst_error = NAN};
     FILE *file = fopen(path, "r");
     if (file == NULL) return phx_fail(PHX_IO, "%s cannot be read", path);
-    enum phx_status status = PHX_OK;
-    json_t *row;
-    while (status == PHX_OK && (row = json_loadf(file, JSON_DISABLE_EOF_CHECK, &error)) != NULL) {
-        json_array_append_new(out->rows, row);
-        status = add_row(out, row);
-    }
+    read_rows(file, out);
     fclose(file);
-    if (status == PHX_OK && out->n_tests == 0)
-        return phx_fail(PHX_BAD_DATA, "%s has no rows of phalanx bench -o jsonl", path);
-    return status;
+    for (size_t i = 0; i < json_array_size(out->rows); i++)
+        PHX_TRY(add_row(out, json_array_get(out->rows, i)));
+    if (out->n_tests == 0)
+        return phx_fail(PHX_BAD_DATA,
+                        "%s has neither rows of phalanx bench -o jsonl nor what scale.sh wrote",
+                        path);
+    for (int i = 0; i < out->n_tests; i++)
+        for (int k = 0; k < out->tests[i].n_points; k++)
+            compare_rounds(out, &out->tests[i].points[k]);
+    return PHX_OK;
 }
 
 void scale_free(struct scale *scale)
 {
     json_decref(scale->rows);
+    json_decref(scale->file);
+}
+
+void scale_title(const struct scale_test *t, char title[SCALE_TITLE_BYTES])
+{
+    char name[PHX_BENCH_NAME_BYTES];
+    phx_bench_test_name(&t->test, name);
+    snprintf(title, SCALE_TITLE_BYTES, "%s, batch %d", name, t->test.n_seqs);
+}
+
+const struct scale_point *scale_base(const struct scale_test *t)
+{
+    const struct scale_point *p = t->points;
+    while (p->n == 0) p++;
+    return p;
+}
+
+double scale_stages_sum(const struct scale_point *p)
+{
+    double sum = 0;
+    for (int i = 0; i < SCALE_STAGES; i++) sum += p->stage_ms[i];
+    return sum;
 }
 
 /* ---- predicting ---- */
@@ -189,20 +243,23 @@ static const struct scale_point *sums_of(const struct scale_test *t)
     return found;
 }
 
-/* Of `size` ranks: as measured alone there, otherwise by the constants of other ranks. */
+/* Of `size` ranks on each node: as measured alone there, otherwise by the constants of other ranks;
+ * then between the nodes. */
 static bool sum_seconds(const struct predictor *p, const struct scale_test *t,
-                        const struct scale_point *to, double *out)
+                        const struct scale_point *base, const struct scale_point *to, int n_nodes,
+                        double *out)
 {
     const struct scale_point *from = to->n > 0 && to->sum_us > 0 ? to : sums_of(t);
-    *out = 0;
-    if (to->size * p->nodes->n == 1) return true;
-    if (from == NULL) return false;
     double row = (double)phx_dtype_bytes(dtype_of(p->scale->activation), p->config->hidden);
-    double bytes = row * from->sum_rows;
-    struct phx_sum_constants c =
-        phx_sum_fit(from->size, row, 1e-6 * from->sum_us_one_row, bytes, 1e-6 * from->sum_us);
-    *out = from == to ? 1e-6 * to->sum_us : phx_sum_seconds(&c, to->size, bytes);
-    if (p->nodes->n > 1) *out += phx_sum_seconds(&p->nodes->link, p->nodes->n, bytes);
+    double bytes = row * base->sum_rows;
+    *out = 0;
+    if (from == NULL && to->size > 1) return false;
+    if (to->size > 1) {
+        struct phx_sum_constants c =
+            phx_sum_fit(from->size, row, 1e-6 * from->sum_us_one_row, bytes, 1e-6 * from->sum_us);
+        *out = from == to ? 1e-6 * to->sum_us : phx_sum_seconds(&c, to->size, bytes);
+    }
+    if (n_nodes > 1) *out += phx_sum_seconds(&p->nodes->link, n_nodes, bytes);
     return true;
 }
 
@@ -217,44 +274,58 @@ static struct phx_step_rates rates_of(const struct predictor *p, const struct sc
     return (struct phx_step_rates){1e9 * part * from->read_gb_s, 1e12 * part * from->peak_tflop_s};
 }
 
-/* The stages of the fewest ranks, so that together they are the time that was measured there. */
-static bool stages_of(const struct scale_point *base, struct phx_step_stages *out)
+/* The stages of the fewest ranks, so that together they are the time that was measured there. The
+ * starts of operations are among them on a CPU, and in the gaps on a GPU. */
+static bool stages_of(const struct predictor *p, const struct scale_point *base,
+                      struct phx_step_stages *out)
 {
+    bool includes_starts = strcmp(p->scale->backend, "CPU") == 0;
     double all = 0;
     for (int i = 0; i < SCALE_STAGES; i++) all += base->stage_ms[i];
     if (!(all > 0)) return false;
     double to_s = 1e-3 * base->mean_ms / all;
     *out = (struct phx_step_stages){.products_s = to_s * base->stage_ms[SCALE_PRODUCTS],
                                     .attention_s = to_s * base->stage_ms[SCALE_ATTENTION],
-                                    .start_s = 1e-6 * base->start_us};
+                                    .start_s = includes_starts ? 1e-6 * base->start_us : 0};
     if (out->attention_s < 0) out->attention_s = 0; /* lost in the noise */
     out->other_s = to_s * (all - base->stage_ms[SCALE_SUMS]) - out->products_s - out->attention_s;
     return true;
 }
 
+/* From the fewest ranks that were measured to `to`, on each of so many nodes; *out stays 0 if that
+ * cannot be predicted. */
+static enum phx_status predict_point(const struct predictor *p, const struct scale_test *t,
+                                     const struct scale_point *base,
+                                     const struct phx_step_stages *stages, struct scale_point *to,
+                                     int n_nodes, double *out)
+{
+    struct phx_step_work from, work;
+    double sum_s;
+    PHX_TRY(work_of(p, &t->test, base->size, &from));
+    enum phx_status status = work_of(p, &t->test, to->size * n_nodes, &work);
+    if (status == PHX_USAGE || status == PHX_UNSUPPORTED) {
+        if (n_nodes == 1) snprintf(to->refusal, sizeof to->refusal, "%s", phx_fail_sentence());
+        phx_fail_clear();
+        return PHX_OK;
+    }
+    PHX_TRY(status);
+    if (!sum_seconds(p, t, base, to, n_nodes, &sum_s)) return PHX_OK;
+    struct phx_step_rates from_rates = rates_of(p, base, base), rates = rates_of(p, base, to);
+    *out = 1e3 * phx_step_scale(stages, &from, &from_rates, &work, &rates, sum_s);
+    return PHX_OK;
+}
+
 static enum phx_status predict_test(const struct predictor *p, struct scale_test *t)
 {
-    const struct scale_point *base = &t->points[0];
+    const struct scale_point *base = scale_base(t);
     struct phx_step_stages stages;
-    struct phx_step_work from;
-    while (base < t->points + t->n_points && base->n == 0) base++;
-    if (!stages_of(base, &stages)) return PHX_OK;
-    PHX_TRY(work_of(p, &t->test, base->size, &from));
+    if (!stages_of(p, base, &stages)) return PHX_OK;
     for (int i = 0; i < t->n_points; i++) {
         struct scale_point *to = &t->points[i];
-        struct phx_step_work work;
-        double sum_s;
-        enum phx_status status = work_of(p, &t->test, to->size * p->nodes->n, &work);
-        if (status == PHX_USAGE || status == PHX_UNSUPPORTED) {
-            snprintf(to->refusal, sizeof to->refusal, "%s", phx_fail_sentence());
-            phx_fail_clear();
-            continue;
-        }
-        PHX_TRY(status);
-        if (!sum_seconds(p, t, to, &sum_s)) continue;
-        struct phx_step_rates from_rates = rates_of(p, base, base), rates = rates_of(p, base, to);
-        to->predicted_ms = 1e3 * phx_step_scale(&stages, &from, &from_rates, &work, &rates, sum_s);
-        if (to->n == 0 || to == base || p->nodes->n > 1) continue;
+        PHX_TRY(predict_point(p, t, base, &stages, to, 1, &to->predicted_ms));
+        if (p->nodes->n > 1)
+            PHX_TRY(predict_point(p, t, base, &stages, to, p->nodes->n, &to->nodes_ms));
+        if (to->n == 0 || to == base || !(to->predicted_ms > 0)) continue;
         to->error = to->predicted_ms / to->mean_ms - 1;
         p->scale->worst_error = fmax(p->scale->worst_error, fabs(to->error));
     }

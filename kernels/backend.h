@@ -15,6 +15,7 @@ extern "C" {
 #endif
 
 struct phx_backend;
+struct phx_stage_times;
 
 struct phx_device {
     const struct phx_backend *backend;

@@ -5,6 +5,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/base/check.h"
+#include "kernels/stages.h"
 
 /* ---- what tensors must be ---- */
 

@@ -12,6 +12,9 @@ here=$PWD
 np=${NP:-2}
 [[ $np =~ ^[1-9][0-9]*$ ]] || phx_die "NP=$np: must be a number of ranks, like NP=2"
 
+# Where there is no GPU, kernels for one would be most of the build.
+[[ -e /dev/nvidiactl || -e /dev/dxg ]] || phx_cmake_options=(-DPHX_CUDA=OFF)
+
 phx_install "${phx_build_needs[@]}"
 phx_build release phalanx
 cd "$here" # paths among the arguments are the caller's

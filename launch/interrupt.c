@@ -6,8 +6,15 @@
 
 static volatile sig_atomic_t interrupted;
 
-/* A rank that waits for a peer that is gone cannot end in order: then the alarm's default ends it.
- */
+/* mpirun tells by what a rank has ended, and an alarm would say nothing to anybody. */
+static void end(int number)
+{
+    (void)number;
+    signal(SIGTERM, SIG_DFL);
+    raise(SIGTERM);
+}
+
+/* A rank that waits for a peer that is gone cannot end in order: then the alarm ends it. */
 static void note(int signal)
 {
     static const struct itimerval grace = {.it_value = {.tv_usec = 700000}};
@@ -23,6 +30,8 @@ void phx_interrupt_catch(void)
     action.sa_flags = (int)(SA_RESTART | SA_RESETHAND);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = end;
+    sigaction(SIGALRM, &action, NULL);
 }
 
 bool phx_interrupted(void)

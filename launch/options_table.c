@@ -435,8 +435,8 @@ const struct phx_option_row phx_option_rows[] = {
     {.names = {"--watchdog-timeout"}, .kind = PHX_VALUE_INT, FIELD(watchdog_timeout),
      .fallback = "300", .min = 0, .max = 1000000,
      .verbs = G | P | A | C | B | S | H, .group = PHX_GROUP_MACHINE, .value = "SECONDS",
-     .help = "with several ranks or a GPU: a step that does not move for so long ends the job and "
-             "names the rank that holds it up; 0: wait for ever"},
+     .help = "with several ranks or a GPU: a step that does not move for so long, or a rank that "
+             "is stopped during the start, ends the job, which says where; 0: wait for ever"},
     {.names = {"--allreduce"}, .kind = PHX_VALUE_CHOICE, FIELD(allreduce), .fallback = "auto",
      .choices = {"auto", "nccl", "symmetric", "fused"},
      .verbs = G | P | N | A | C | B | S | H, .group = PHX_GROUP_MACHINE, .value = "HOW",

@@ -47,16 +47,16 @@ static enum phx_status choose_threads(const struct cores *c, int node_size, int 
     int wanted = asked > 0 ? asked : share;
     if (is_bound && c->n_bound == 1 && asked > 1) {
         return phx_fail(PHX_USAGE,
-                        "%d threads were asked for, but this rank is bound to one core of %d: "
-                        "mpirun binds by default, start it with --bind-to none",
+                        "%d threads were asked for, but this rank is bound to one core of %d, by "
+                        "mpirun (start it with --bind-to none), taskset or a job manager",
                         asked, c->n);
     }
     out->n_threads = asked > 0 || share < c->n_bound ? wanted : c->n_bound;
     out->crowded = out->n_threads * node_size > c->in_quota;
     if (is_bound && c->n_bound < wanted) {
         snprintf(out->warning, sizeof out->warning,
-                 "this rank is bound to %d of %d cores where it could use %d: mpirun binds by "
-                 "default, start it with --bind-to none",
+                 "this rank is bound to %d of %d cores where it could use %d, by mpirun (start it "
+                 "with --bind-to none), taskset or a job manager",
                  c->n_bound, c->n, wanted < c->n ? wanted : c->n);
     } else if (out->crowded) {
         snprintf(out->warning, sizeof out->warning,
@@ -104,7 +104,7 @@ static enum phx_status place_on_gpu(const struct phx_topology *t, const struct c
     if (c->n_bound == 1 && c->n > 1) {
         snprintf(out->warning, sizeof out->warning,
                  "this rank is bound to one core of %d, for its own threads, the driver's and "
-                 "NCCL's: mpirun binds by default, start it with --bind-to none",
+                 "NCCL's, by mpirun (start it with --bind-to none), taskset or a job manager",
                  c->n);
     } else if (n_near == 0) {
         char where[64];

@@ -35,7 +35,7 @@ struct phx_placement {
 
 /// On a GPU if the topology has any. `threads` on the CPU: asked for, or 0. Refused (PHX_USAGE):
 /// more threads than one for a rank that is bound to one core of several, which mpirun does by
-/// default; the sentence names --bind-to none.
+/// default; the sentence names --bind-to none, and who else may have bound it.
 enum phx_status phx_placement_create(const struct phx_topology *topology, int node_rank,
                                      int node_size, int threads, struct phx_placement **out);
 void phx_placement_destroy(struct phx_placement *placement);

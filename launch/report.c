@@ -14,9 +14,12 @@ struct rank_facts {
     double peak_bytes;
 };
 
-static double rate(int64_t n, double seconds)
+/* "3 tokens, 5566.9 tok/s", `what` before them. A rate of nothing is left out. */
+static void print_tokens(const char *what, int64_t n, int64_t n_timed, double seconds)
 {
-    return seconds > 0 ? (double)n / seconds : 0;
+    fprintf(stderr, "%s %lld token%s", what, (long long)n, n == 1 ? "" : "s");
+    if (n_timed > 0 && seconds > 0) fprintf(stderr, ", %.1f tok/s", (double)n_timed / seconds);
+    fprintf(stderr, " | ");
 }
 
 static void print(const struct phx_engine_counters *c, const struct rank_facts *all, int size,
@@ -29,12 +32,12 @@ static void print(const struct phx_engine_counters *c, const struct rank_facts *
         read += all[r].read_bytes / size;
     }
     /* The first token of a text comes with its prompt: decoding is counted from the second. */
+    print_tokens("prompt", c->prompt_tokens, c->prompt_tokens, c->prompt_seconds);
+    print_tokens("generated", c->generated_tokens, c->decode_tokens, c->decode_seconds);
     fprintf(stderr,
-            "prompt %lld tokens, %.1f tok/s | generated %lld tokens, %.1f tok/s | load %.2f s, "
-            "%.2f GB/s read per rank | peak memory %.1f MB per rank | last logits %016llx\n",
-            (long long)c->prompt_tokens, rate(c->prompt_tokens, c->prompt_seconds),
-            (long long)c->generated_tokens, rate(c->decode_tokens, c->decode_seconds), slowest,
-            slowest > 0 ? read / slowest / 1e9 : 0, peak / 1e6, (unsigned long long)hash);
+            "load %.2f s, %.2f GB/s read per rank | peak memory %.1f MB per rank | last logits "
+            "%016llx\n",
+            slowest, slowest > 0 ? read / slowest / 1e9 : 0, peak / 1e6, (unsigned long long)hash);
 }
 
 enum phx_status phx_report_run(struct phx_run *run)

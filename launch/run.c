@@ -195,9 +195,8 @@ static enum phx_status make_watchdog(struct phx_run *run)
     int timeout_s = run->settings.watchdog_timeout_s;
     bool waits = run->world->size > 1 || run->settings.device != PHX_DEVICE_CPU;
     if (timeout_s == 0 || !waits) return PHX_OK;
-    return phx_watchdog_create(
-        &(struct phx_watchdog_parts){run->world, run->comm, run->config, timeout_s},
-        &run->watchdog);
+    return phx_watchdog_create(&(struct phx_watchdog_parts){run->world, run->config, timeout_s},
+                               &run->watchdog);
 }
 
 struct phx_engine_parts phx_run_parts(const struct phx_run *run)
@@ -245,6 +244,7 @@ enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *n
     struct phx_run_needs shared = *needs;
     PHX_TRY(phx_world_agree(world, phx_world_broadcast(world, &shared, sizeof shared, 0)));
     struct phx_scheduler_limits limits = phx_run_limits(run->config, run->settings.device, &shared);
+    PHX_TRY(phx_world_agree(world, make_watchdog(run)));
     PHX_TRY(phx_world_agree(world, make_device(run)));
     PHX_TRY(plan_memory(run, &shared, &limits));
     PHX_TRY(phx_world_agree(
@@ -255,8 +255,8 @@ enum phx_status phx_run_start(struct phx_run *run, const struct phx_run_needs *n
     PHX_TRY(phx_world_agree(
         world, phx_comm_buffer(run->comm, run->memory.partials_bytes, &run->partials)));
     PHX_TRY(phx_world_agree(world, load_weights(run)));
-    PHX_TRY(phx_world_agree(world, make_watchdog(run)));
     PHX_TRY(phx_world_agree(world, make_engine(run, &shared, &limits)));
+    phx_watchdog_begin(run->watchdog, run->comm);
     run->limits = limits;
     char sums[128];
     phx_comm_describe(run->comm, sums, sizeof sums);

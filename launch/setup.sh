@@ -84,6 +84,9 @@ phx_quietly()
     return "$status"
 }
 
+# What else cmake is told where a preset is set up for the first time.
+phx_cmake_options=()
+
 # Build a preset of CMakePresets.json into build/PRESET: everything, or the targets named.
 phx_build() # PRESET [TARGET ...]
 {
@@ -92,8 +95,8 @@ phx_build() # PRESET [TARGET ...]
     for target in "$@"; do targets+=(--target "$target"); done
     cd "$phx_root" || return
     if [[ ! -e build/$preset/build.ninja ]]; then
-        phx_say "building into build/$preset"
-        phx_quietly cmake --preset "$preset" || return
+        phx_say "building, a minute or several: cmake --preset $preset ${phx_cmake_options[*]}"
+        phx_quietly cmake --preset "$preset" "${phx_cmake_options[@]}" || return
     fi
     phx_quietly cmake --build "build/$preset" "${targets[@]}"
 }

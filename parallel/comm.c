@@ -7,6 +7,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/ops.h"
+#include "kernels/stages.h"
 #include "parallel/comm_impl.h"
 
 /* Ranks give unequal tensors to a gather: the largest of any rank counts. */

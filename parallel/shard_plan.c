@@ -18,20 +18,6 @@ struct phx_shard_plan {
     struct phx_layer_shape layers[]; /* [n_layers] */
 };
 
-static const char *const dim_names[PHX_DIM_COUNT] = {
-    [PHX_DIM_ONE] = "one",         [PHX_DIM_HIDDEN] = "hidden",
-    [PHX_DIM_HEAD] = "head",       [PHX_DIM_Q] = "q",
-    [PHX_DIM_KV] = "kv",           [PHX_DIM_FFN] = "ffn",
-    [PHX_DIM_VOCAB] = "vocab",     [PHX_DIM_EXPERTS] = "experts",
-    [PHX_DIM_MOE_FFN] = "moe_ffn", [PHX_DIM_SHARED_FFN] = "shared_ffn",
-};
-
-const char *phx_dim_name(enum phx_dim dim)
-{
-    PHX_ASSERT((unsigned)dim < PHX_DIM_COUNT);
-    return dim_names[dim];
-}
-
 struct phx_interval phx_interval_share(int64_t length, int64_t grain, int size, int rank)
 {
     PHX_ASSERT(length >= 0 && grain >= 1 && rank >= 0 && rank < size);
@@ -240,14 +226,6 @@ int64_t phx_shard_plan_full(const struct phx_shard_plan *plan, int32_t layer, en
     }
     PHX_ASSERT(!"a dimension");
     return 0;
-}
-
-bool phx_shard_plan_is_cut(const struct phx_shard_plan *plan, enum phx_dim dim)
-{
-    if (plan->size == 1) return false;
-    if (dim == PHX_DIM_MOE_FFN) return !plan->expert_parallel;
-    return dim == PHX_DIM_Q || dim == PHX_DIM_KV || dim == PHX_DIM_FFN || dim == PHX_DIM_VOCAB ||
-           dim == PHX_DIM_SHARED_FFN;
 }
 
 static struct phx_interval scaled(struct phx_interval interval, int64_t factor)

@@ -31,8 +31,6 @@ enum phx_dim {
     PHX_DIM_COUNT
 };
 
-const char *phx_dim_name(enum phx_dim dim);
-
 struct phx_interval {
     int64_t begin, end; ///< half-open
 };
@@ -84,8 +82,6 @@ struct phx_interval phx_shard_plan_interval(const struct phx_shard_plan *plan, i
                                             int32_t layer, enum phx_dim dim);
 /// The length of the whole dimension.
 int64_t phx_shard_plan_full(const struct phx_shard_plan *plan, int32_t layer, enum phx_dim dim);
-/// True if ranks own different parts.
-bool phx_shard_plan_is_cut(const struct phx_shard_plan *plan, enum phx_dim dim);
 
 /// Ownership of heads, stated apart from the cut of the projections' rows: KV heads and query
 /// heads.

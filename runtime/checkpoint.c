@@ -63,7 +63,8 @@ static enum phx_status map_file(struct mapped_file *file)
     } else {
         address = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
         if (address == MAP_FAILED)
-            status = phx_fail(PHX_IO, "cannot map %s: %s", file->path, strerror(errno));
+            status = phx_fail(PHX_IO, "cannot map %s: %s%s", file->path, strerror(errno),
+                              errno == ENOMEM ? " (does ulimit -v allow so many addresses?)" : "");
     }
     close(fd);
     if (status != PHX_OK) return status;

@@ -5,6 +5,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/base/random.h"
+#include "kernels/stages.h"
 #include "runtime/batch.h"
 #include "runtime/step_graphs.h"
 #include "runtime/step_record.h"
@@ -16,7 +17,7 @@ struct flight {
     int32_t *ids;    /* [max_outputs] on the host, once `done` */
     float *logprobs; /* [max_outputs] */
     float *logits;   /* [max_outputs, vocab] of rank 0, if requests may want them; those wanted */
-    struct phx_event *done;
+    struct phx_event *begun, *done;
     double begun_s;
 };
 
@@ -98,6 +99,7 @@ static enum phx_status make_flight(struct phx_engine *e, struct flight *f)
                         e->record_capacity);
     PHX_TRY(phx_host_alloc(device, n * sizeof *f->ids, (void **)&f->ids));
     PHX_TRY(phx_host_alloc(device, n * sizeof *f->logprobs, (void **)&f->logprobs));
+    PHX_TRY(phx_event_create(device, &f->begun));
     return phx_event_create(device, &f->done);
 }
 
@@ -106,6 +108,7 @@ static void drop_flight(struct phx_device *device, struct flight *f)
     free(f->buffer);
     if (f->ids != NULL) phx_host_free(device, f->ids);
     if (f->logprobs != NULL) phx_host_free(device, f->logprobs);
+    phx_event_destroy(f->begun);
     phx_event_destroy(f->done);
 }
 
@@ -229,6 +232,7 @@ static enum phx_status launch(struct phx_engine *e, struct flight *f)
     struct phx_forward_result result;
     PHX_ASSERT(h->number == e->n_begun);
     f->begun_s = now();
+    PHX_TRY(phx_event_record(f->begun, s));
     PHX_TRY(phx_batch_apply(e->batch, s, &f->record, &step));
     PHX_TRY(phx_step_graphs_run(e->graphs, s, &step, &result));
     if (h->draw != PHX_DRAW_NONE) {
@@ -272,9 +276,11 @@ static enum phx_status await(struct phx_engine *e)
     return PHX_OK;
 }
 
-static void count_step(struct phx_engine *e, const struct flight *f, int32_t n_new)
+static enum phx_status count_step(struct phx_engine *e, const struct flight *f, int32_t n_new)
 {
     struct phx_engine_counters *c = &e->counters;
+    float device_ms;
+    PHX_TRY(phx_event_elapsed_ms(f->begun, f->done, &device_ms));
     double start_s = f->begun_s > e->last_done_s ? f->begun_s : e->last_done_s;
     e->last_done_s = now();
     double seconds = e->last_done_s - start_s;
@@ -284,11 +290,13 @@ static void count_step(struct phx_engine *e, const struct flight *f, int32_t n_n
         if (seq->position < seq->n_prompt) prompt += seq->n_rows;
     }
     if (e->on_step != NULL)
-        e->on_step(e->on_step_user, &(struct phx_step_report){.n_seqs = f->record.head->n_seqs,
-                                                              .n_rows = f->record.head->n_rows,
-                                                              .n_prompt = (int32_t)prompt,
-                                                              .n_new = n_new,
-                                                              .seconds = seconds});
+        e->on_step(e->on_step_user,
+                   &(struct phx_step_report){.n_seqs = f->record.head->n_seqs,
+                                             .n_rows = f->record.head->n_rows,
+                                             .n_prompt = (int32_t)prompt,
+                                             .n_new = n_new,
+                                             .seconds = seconds,
+                                             .device_seconds = 1e-3 * (double)device_ms});
     c->generated_tokens += n_new;
     if (prompt > 0) {
         c->prompt_tokens += prompt;
@@ -297,6 +305,7 @@ static void count_step(struct phx_engine *e, const struct flight *f, int32_t n_n
         c->decode_tokens += n_new;
         c->decode_seconds += seconds;
     }
+    return PHX_OK;
 }
 
 /* Rank 0: see the oldest step to its end. */
@@ -310,8 +319,7 @@ static enum phx_status complete(struct phx_engine *e)
                                    .logprobs = f->logprobs,
                                    .logits = f->record.head->want_logits ? f->logits : NULL,
                                    .vocab = e->parts.config->vocab});
-    count_step(e, f, n_new);
-    return PHX_OK;
+    return count_step(e, f, n_new);
 }
 
 /* The head of rank 0's next record. */
@@ -413,11 +421,6 @@ void phx_engine_load(const struct phx_engine *engine, struct phx_engine_load *ou
                                     .n_known_pages = phx_kv_cache_known_pages(cache),
                                     .counters = *phx_scheduler_counters(s),
                                     .sum_seconds = phx_comm_seconds(engine->parts.comm)};
-}
-
-const struct phx_scheduler_limits *phx_engine_limits(const struct phx_engine *engine)
-{
-    return &engine->options.limits;
 }
 
 int32_t phx_engine_max_tokens(const struct phx_engine *engine)

@@ -61,8 +61,10 @@ struct phx_step_report {
     int32_t n_seqs, n_rows;
     int32_t n_prompt; ///< rows of these that read prompts
     int32_t n_new;    ///< tokens that texts grew by
-    double
-        seconds; ///< from its beginning, or the end of the one before if that was later, to its end
+    /// From its beginning, or the end of the one before if that was later, to its end.
+    double seconds;
+    /// From when this rank's device began with it to its end: between steps it has nothing to do.
+    double device_seconds;
 };
 
 /// The same on all ranks; not collective.
@@ -111,9 +113,7 @@ struct phx_engine_load {
 };
 void phx_engine_load(const struct phx_engine *engine, struct phx_engine_load *out);
 
-/// What the engine was made for. A request takes at most phx_engine_max_tokens() of prompt and
-/// continuation together: the context, or all pages if they hold less.
-const struct phx_scheduler_limits *phx_engine_limits(const struct phx_engine *engine);
+/// Of prompt and continuation of a request together: the context, or all pages if they hold less.
 int32_t phx_engine_max_tokens(const struct phx_engine *engine);
 
 /// Rank 0: called at the end of each step, after the requests' callbacks; NULL: nobody.

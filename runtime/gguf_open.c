@@ -52,7 +52,8 @@ static enum phx_status map_file(struct phx_gguf *gguf)
     } else {
         address = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
         if (address == MAP_FAILED)
-            status = phx_fail(PHX_IO, "cannot map %s: %s", gguf->path, strerror(errno));
+            status = phx_fail(PHX_IO, "cannot map %s: %s%s", gguf->path, strerror(errno),
+                              errno == ENOMEM ? " (does ulimit -v allow so many addresses?)" : "");
     }
     close(fd);
     if (status != PHX_OK) return status;

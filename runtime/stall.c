@@ -96,19 +96,26 @@ void phx_stall_describe(const struct phx_stall *stall, char *text, size_t bytes)
     PHX_ASSERT(bytes > 0);
     struct text t = {text, 0, bytes};
     struct phx_comm_position ahead = extreme(stall, 1), behind = extreme(stall, -1);
-    bool silent = false;
-    for (int r = 0; r < stall->n_ranks; r++) silent |= stall->ranks[r].silent;
+    bool silent = false, starts = false;
+    for (int r = 0; r < stall->n_ranks; r++) {
+        silent |= stall->ranks[r].silent;
+        starts |= stall->ranks[r].silent && stall->ranks[r].starts;
+    }
     if (stall->world_size == 1) {
         add(&t, "a step has not moved for %d s: the device does not answer", stall->seconds);
         return;
     }
-    add(&t, "step %u has not moved for %d s: ", ahead.n_steps, stall->seconds);
+    if (starts)
+        add(&t, "the start has not gone on for %d s: ", stall->seconds);
+    else
+        add(&t, "step %u has not moved for %d s: ", ahead.n_steps, stall->seconds);
     if (silent || compare(behind, ahead) < 0) {
         bool one = add_ranks(&t, stall, silent, behind) == 1;
         if (silent)
             add(&t, one ? " does not run (is it stopped?)" : " do not run (are they stopped?)");
         else
             add(&t, one ? " runs" : " run");
+        if (starts) return;
         add(&t, one ? " and is missing" : " and are missing");
         add_place(&t, stall, ahead, inside(stall, ahead, false));
         return;

@@ -12,6 +12,7 @@
 /// A rank of this machine, as another one sees it.
 struct phx_stall_rank {
     int rank;
+    bool starts; ///< it is not ready for the first step yet
     bool silent; ///< its process does not run: it is stopped, or dead
     bool inside; ///< it launches a step or waits for one; otherwise its device may be done with it
     struct phx_comm_position position; ///< of a silent rank: not looked at, it may be old

@@ -22,6 +22,13 @@ struct phx_sum_constants {
     double latency_s, bytes_s;
 };
 
+/// What a rank takes of a GPU beside its plan (memory_plan.h), as bench/bench_memory measures it.
+struct phx_beside {
+    size_t driver_bytes; ///< with CUDA's libraries and recorded steps
+    size_t nccl_bytes;   ///< more than that, of one of several ranks
+    const char *source;  ///< for people; NULL: not measured
+};
+
 struct phx_gpu_kind {
     const char *name; ///< as typed: "h100"
     const char *full_name;
@@ -32,6 +39,7 @@ struct phx_gpu_kind {
     struct phx_sum_constants ring;   ///< ncclAllReduce
     struct phx_sum_constants direct; ///< fused sums
     const char *source;              ///< of these constants, for people
+    struct phx_beside beside;
 };
 
 /// NULL if there is none of this name.

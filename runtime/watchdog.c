@@ -22,8 +22,9 @@ struct face {
     uint64_t n_passages; /* of phx_watchdog_enter and _leave: odd inside; at once */
     uint64_t position;   /* n_steps << 32 | n_begun; at each tick */
     uint64_t n_ticks;
+    uint64_t has_begun;   /* after phx_watchdog_begin */
     uint64_t rank;        /* in the job */
-    uint64_t padding[12]; /* to two cache lines */
+    uint64_t padding[11]; /* to two cache lines */
 };
 
 struct board {
@@ -34,13 +35,14 @@ struct board {
 
 /* What this rank has seen of a face, and for how long it has not changed. */
 struct seen {
-    uint64_t n_passages, position, n_ticks;
+    uint64_t n_passages, position, n_ticks, has_begun;
     int64_t still_ms;  /* neither passages nor position */
     int64_t silent_ms; /* no ticks */
 };
 
 struct phx_watchdog {
     struct phx_watchdog_parts parts;
+    struct phx_comm *comm; /* NULL during the start; atomic */
     struct board *board;
     struct seen *seen;            /* [node_size] */
     struct phx_stall_rank *ranks; /* [node_size] scratch for the report */
@@ -67,9 +69,20 @@ static struct face *own_face(struct phx_watchdog *w)
     return &w->board->faces[w->parts.world->node_rank];
 }
 
+static struct phx_comm *comm_of(struct phx_watchdog *w)
+{
+    return __atomic_load_n(&w->comm, __ATOMIC_ACQUIRE);
+}
+
 static bool is_inside(const struct seen *seen)
 {
     return seen->n_passages % 2 == 1;
+}
+
+static bool is_stalled(const struct seen *seen, int64_t timeout_ms)
+{
+    if (seen->has_begun == 0) return seen->silent_ms >= timeout_ms;
+    return is_inside(seen) && seen->still_ms >= timeout_ms;
 }
 
 /* ---- the end ---- */
@@ -83,6 +96,7 @@ static void describe(struct phx_watchdog *w, char *sentence, size_t bytes)
         w->ranks[r] = (struct phx_stall_rank){
             .rank = (int)get(&w->board->faces[r].rank),
             .silent = w->seen[r].silent_ms >= silent_ms,
+            .starts = w->seen[r].has_begun == 0,
             .inside = is_inside(&w->seen[r]),
             .position = {(uint32_t)(position >> 32), (uint32_t)position},
         };
@@ -117,7 +131,7 @@ static void end_job(struct phx_watchdog *w)
     tell_user(w, sentence);
     if (first) nanosleep(&linger, NULL);
     nanosleep(&linger, NULL);
-    phx_comm_abort(w->parts.comm);
+    if (comm_of(w) != NULL) phx_comm_abort(comm_of(w));
     _exit(1);
 }
 
@@ -126,8 +140,8 @@ static void end_job(struct phx_watchdog *w)
 static void show(struct phx_watchdog *w)
 {
     struct face *own = own_face(w);
-    struct phx_comm_position position;
-    phx_comm_position(w->parts.comm, &position);
+    struct phx_comm_position position = {0};
+    if (comm_of(w) != NULL) phx_comm_position(comm_of(w), &position);
     set(&own->position, (uint64_t)position.n_steps << 32 | position.n_begun);
     set(&own->n_ticks, get(&own->n_ticks) + 1);
 }
@@ -136,7 +150,8 @@ static void look(struct seen *seen, const struct face *face, int64_t passed_ms)
 {
     struct seen now = {.n_passages = get(&face->n_passages),
                        .position = get(&face->position),
-                       .n_ticks = get(&face->n_ticks)};
+                       .n_ticks = get(&face->n_ticks),
+                       .has_begun = get(&face->has_begun)};
     if (now.n_passages == seen->n_passages && now.position == seen->position)
         now.still_ms = seen->still_ms + passed_ms;
     if (now.n_ticks == seen->n_ticks) now.silent_ms = seen->silent_ms + passed_ms;
@@ -148,9 +163,8 @@ static void tick(struct phx_watchdog *w, int64_t passed_ms)
     bool stalled = false;
     show(w);
     for (int r = 0; r < w->parts.world->node_size; r++) {
-        struct seen *seen = &w->seen[r];
-        look(seen, &w->board->faces[r], passed_ms);
-        stalled |= is_inside(seen) && seen->still_ms >= (int64_t)w->parts.timeout_s * 1000;
+        look(&w->seen[r], &w->board->faces[r], passed_ms);
+        stalled |= is_stalled(&w->seen[r], (int64_t)w->parts.timeout_s * 1000);
     }
     if (stalled || get(&w->board->reported) != 0) end_job(w);
 }
@@ -231,6 +245,13 @@ enum phx_status phx_watchdog_create(const struct phx_watchdog_parts *parts,
     else
         release(w);
     return status;
+}
+
+void phx_watchdog_begin(struct phx_watchdog *watchdog, struct phx_comm *comm)
+{
+    if (watchdog == NULL) return;
+    __atomic_store_n(&watchdog->comm, comm, __ATOMIC_RELEASE);
+    set(&own_face(watchdog)->has_begun, 1);
 }
 
 void phx_watchdog_destroy(struct phx_watchdog *watchdog)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "kernels/base/check.h"
@@ -135,12 +136,26 @@ static enum phx_status check_memory(size_t bytes, const char *what)
                     memory.limited ? "this process's control group may use" : "this machine has");
 }
 
+/* There is enough: somebody has set a limit. */
+static enum phx_status refused(size_t bytes, const char *what)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        return phx_fail(PHX_OUT_OF_MEMORY,
+                        "the system refused %s of %.2f MB: this process may have %.2f MB of "
+                        "addresses (ulimit -v); raise that, or use more ranks",
+                        what, (double)bytes / 1e6, (double)limit.rlim_cur / 1e6);
+    return phx_fail(PHX_OUT_OF_MEMORY,
+                    "the system refused %s of %.2f MB, though so much is free: is "
+                    "vm.overcommit_memory 2?",
+                    what, (double)bytes / 1e6);
+}
+
 static enum phx_status allocate(struct phx_pool *pool, size_t bytes, const char *what, void **out)
 {
     PHX_TRY(check_memory(bytes, what));
     size_t alignment = bytes >= huge_from ? huge_page : ALIGNMENT;
-    if (posix_memalign(out, alignment, bytes > 0 ? bytes : 1) != 0)
-        return phx_fail(PHX_OUT_OF_MEMORY, "the system refused %s of %zu bytes", what, bytes);
+    if (posix_memalign(out, alignment, bytes > 0 ? bytes : 1) != 0) return refused(bytes, what);
     /* Only an advice: without huge pages everything works, more slowly. */
     if (bytes >= huge_from) madvise(*out, bytes, MADV_HUGEPAGE);
     zero(pool, *out, bytes);

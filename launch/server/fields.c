@@ -4,15 +4,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "launch/server/utf8.h"
+#include "runtime/tokenizer/unicode.h"
 
 bool phx_fields_parse(const char *body, size_t bytes, json_t **out, struct phx_problem *problem)
 {
     json_error_t error;
+    if (bytes == 0)
+        return phx_problem_set(problem, 400, NULL, NULL,
+                               "the body is empty: it must be a JSON object");
     json_t *json = json_loadb(body, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     if (json == NULL) {
         /* What jansson shows of the text may be cut within a character. */
-        size_t shown = phx_utf8_valid_prefix(error.text, strlen(error.text));
+        size_t shown = phx_utf8_valid(error.text, strlen(error.text));
         return phx_problem_set(problem, 400, NULL, NULL,
                                "the body is not valid JSON: line %d, column %d: %.*s", error.line,
                                error.column, (int)shown, error.text);

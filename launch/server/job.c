@@ -49,6 +49,11 @@ void phx_news_destroy(struct phx_news *news)
 
 static void stage(struct phx_job *job, struct phx_news *news)
 {
+    if (job->staged == NULL) {
+        job->next_changed = NULL;
+        *job->changes->tail = job;
+        job->changes->tail = &job->next_changed;
+    }
     *job->staged_tail = news;
     job->staged_tail = &news->next;
 }
@@ -190,11 +195,13 @@ void phx_job_cancel(struct phx_job *job)
             phx_request_cancel(job->choices[i].request, PHX_FINISH_CANCELLED);
 }
 
-void phx_job_begin(struct phx_job *job, struct phx_engine *engine, struct phx_metrics *metrics)
+void phx_job_begin(struct phx_job *job, struct phx_engine *engine, struct phx_metrics *metrics,
+                   struct phx_job_changes *changes)
 {
     enum phx_status status = PHX_OK;
     int32_t n = 0;
     job->metrics = metrics;
+    job->changes = changes;
     while (n < job->n_choices && status == PHX_OK) {
         status = phx_engine_submit(engine, job->choices[n].request);
         if (status == PHX_OK) n++;

@@ -49,6 +49,11 @@ struct phx_choice {
     struct phx_news *last_news; ///< memory for its end's
 };
 
+/// Jobs that there are news of, in the order in which these came.
+struct phx_job_changes {
+    struct phx_job *first, **tail; ///< by next_changed
+};
+
 struct phx_job {
     /* set before it is given away */
     struct phx_ask *ask;
@@ -64,12 +69,14 @@ struct phx_job {
     /* the engine's */
     struct phx_choice *choices; ///< [n_choices]
     struct phx_metrics *metrics;
+    struct phx_job_changes *changes;
     int32_t n_ended;
     int32_t n_cached;           ///< prompt tokens that were in the cache
     struct phx_problem problem; ///< http is 0 unless the job failed; final with the last news
     struct phx_news *staged;    ///< not yet given to the mailbox, oldest first
     struct phx_news **staged_tail;
-    struct phx_job *next_active;
+    struct phx_job *next_changed;        ///< where there are some
+    struct phx_job *next_active, **link; ///< of the loop's list; link points at what points here
 
     /* the mailbox's */
     struct phx_job *next;
@@ -97,10 +104,11 @@ void phx_news_destroy(struct phx_news *news);
 /// Those that the choice continues; they never change.
 const int32_t *phx_job_prompt(const struct phx_job *job, int32_t choice, int32_t *out_n);
 
-/// Engine's thread, in which everything that follows is counted in `metrics`. All choices begin, or
-/// the job ends with a problem. It is over when n_ended is n_choices; once the news of that are
-/// published the engine must not touch it.
-void phx_job_begin(struct phx_job *job, struct phx_engine *engine, struct phx_metrics *metrics);
+/// Engine's thread, in which everything that follows is counted in `metrics` and noted in
+/// `changes`. All choices begin, or the job ends with a problem. It is over when n_ended is
+/// n_choices; once the news of that are published the engine must not touch it.
+void phx_job_begin(struct phx_job *job, struct phx_engine *engine, struct phx_metrics *metrics,
+                   struct phx_job_changes *changes);
 /// End what goes on.
 void phx_job_cancel(struct phx_job *job);
 

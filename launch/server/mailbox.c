@@ -133,7 +133,6 @@ struct phx_job *phx_mailbox_receive(struct phx_mailbox *mailbox, bool wait,
     }
     m->idle = false;
     struct phx_job *jobs = m->sent;
-    for (struct phx_job *job = jobs; job != NULL; job = job->next) job->next_active = job->next;
     m->sent = NULL;
     m->sent_tail = &m->sent;
     *out_mode = m->mode;
@@ -164,22 +163,14 @@ static void deliver(struct phx_mailbox *m, struct phx_job *job)
     m->listed_tail = &job->next;
 }
 
-struct phx_job *phx_mailbox_publish(struct phx_mailbox *mailbox, struct phx_job *active,
-                                    const struct phx_metrics *metrics)
+void phx_mailbox_publish(struct phx_mailbox *mailbox, struct phx_job *changed,
+                         const struct phx_metrics *metrics)
 {
     struct phx_mailbox *m = mailbox;
     static const uint64_t one = 1;
-    struct phx_job *first = active, **link = &first;
     pthread_mutex_lock(&m->lock);
     bool none_before = m->listed == NULL;
-    while (*link != NULL) {
-        struct phx_job *job = *link;
-        if (job->staged != NULL) deliver(m, job);
-        if (job->n_ended == job->n_choices)
-            *link = job->next_active;
-        else
-            link = &job->next_active;
-    }
+    for (struct phx_job *job = changed; job != NULL; job = job->next_changed) deliver(m, job);
     m->metrics = *metrics;
     m->progress_s = phx_job_now();
     if (none_before && m->listed != NULL) {
@@ -187,5 +178,4 @@ struct phx_job *phx_mailbox_publish(struct phx_mailbox *mailbox, struct phx_job 
         PHX_ASSERT(n == (ssize_t)sizeof one);
     }
     pthread_mutex_unlock(&m->lock);
-    return first;
 }

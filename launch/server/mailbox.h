@@ -40,15 +40,15 @@ double phx_mailbox_stuck_s(struct phx_mailbox *mailbox);
 
 /* The engine's thread. */
 
-/// Jobs that were sent since the last call, linked by next_active, oldest first. With `wait`, does
+/// Jobs that were sent since the last call, linked by `next`, oldest first. With `wait`, does
 /// not return before there is one, a cancel, or a mode other than ON. *out_cancels: some jobs were
 /// cancelled; ask phx_mailbox_cancelled() about each.
 struct phx_job *phx_mailbox_receive(struct phx_mailbox *mailbox, bool wait,
                                     enum phx_serve_mode *out_mode, bool *out_cancels);
 bool phx_mailbox_cancelled(struct phx_mailbox *mailbox, const struct phx_job *job);
-/// Hand over the news of these jobs (linked by next_active), and the numbers. Returns those that go
-/// on, linked alike; the others are the server's.
-struct phx_job *phx_mailbox_publish(struct phx_mailbox *mailbox, struct phx_job *active,
-                                    const struct phx_metrics *metrics);
+/// Hand over the news of these jobs (linked by next_changed; those that are over become the
+/// server's), and the numbers.
+void phx_mailbox_publish(struct phx_mailbox *mailbox, struct phx_job *changed,
+                         const struct phx_metrics *metrics);
 
 #endif

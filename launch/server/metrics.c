@@ -49,15 +49,14 @@ void phx_metrics_token(struct phx_metrics *metrics, double arrived_s, double las
         observe(&metrics->itl, tpot_bounds, now_s - last_s);
 }
 
-void phx_metrics_step(struct phx_metrics *metrics, int32_t n_prompt, int32_t n_new, double seconds,
-                      double now_s)
+void phx_metrics_step(struct phx_metrics *metrics, const struct phx_step_report *report)
 {
-    metrics->prompt_tokens += n_prompt;
-    metrics->generation_tokens += n_new;
+    metrics->prompt_tokens += report->n_prompt;
+    metrics->generation_tokens += report->n_new;
     metrics->n_steps++;
-    metrics->busy_seconds += seconds;
-    metrics->last_step_s = now_s;
-    observe(&metrics->step, tpot_bounds, seconds);
+    metrics->busy_seconds += report->seconds;
+    metrics->device_seconds += report->device_seconds;
+    observe(&metrics->step, tpot_bounds, report->seconds);
 }
 
 /* ---- text ---- */
@@ -138,6 +137,9 @@ static void print_totals(struct printer *p, const struct phx_metrics *m)
           (double)m->prefix_hits);
     value(p, "engine_steps_total", "counter", "Steps.", (double)m->n_steps);
     value(p, "engine_busy_seconds_total", "counter", "Seconds in steps.", m->busy_seconds);
+    value(p, "engine_device_seconds_total", "counter",
+          "Seconds of rank 0's device in steps; in the rest of the loop's seconds it is idle.",
+          m->device_seconds);
     value(p, "engine_loop_seconds_total", "counter",
           "Seconds with work: in steps and between them.", m->loop_seconds);
     if (!isnan(m->sum_seconds))

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "kernels/base/status.h"
+#include "runtime/engine.h"
 #include "runtime/request.h"
 #include "runtime/tokenizer/buffer.h"
 
@@ -28,10 +29,10 @@ struct phx_metrics {
     int64_t prefix_queries, prefix_hits; ///< prompt tokens looked up in the cache, and found
     int64_t finished[PHX_METRICS_FINISHES];
     int64_t n_steps;
-    double busy_seconds; ///< in steps
-    double sum_seconds;  ///< of rank 0 in sums over ranks; NaN: not known
-    double loop_seconds; ///< with work: in steps and between them
-    double last_step_s;  ///< monotonic, when the newest one ended; 0: none did
+    double busy_seconds;   ///< in steps
+    double device_seconds; ///< of rank 0's device in steps
+    double sum_seconds;    ///< of rank 0 in sums over ranks; NaN: not known
+    double loop_seconds;   ///< with work: in steps and between them
     struct phx_histogram ttft, tpot, itl, e2e, step, prompt_length, output_length;
 };
 
@@ -39,8 +40,7 @@ void phx_metrics_text_ended(struct phx_metrics *metrics, enum phx_finish finish,
                             int32_t n_new, double arrived_s, double first_s, double last_s);
 /// A token came at now_s; the one before it, of the same text, at last_s (0: it is the first).
 void phx_metrics_token(struct phx_metrics *metrics, double arrived_s, double last_s, double now_s);
-void phx_metrics_step(struct phx_metrics *metrics, int32_t n_prompt, int32_t n_new, double seconds,
-                      double now_s);
+void phx_metrics_step(struct phx_metrics *metrics, const struct phx_step_report *report);
 
 /// Append the text; model_name is made a label.
 enum phx_status phx_metrics_print(const struct phx_metrics *metrics, const char *model_name,

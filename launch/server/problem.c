@@ -2,8 +2,9 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
-#include "launch/server/utf8.h"
+#include "runtime/tokenizer/unicode.h"
 
 bool phx_problem_set(struct phx_problem *problem, int http, const char *code, const char *param,
                      const char *format, ...)
@@ -46,7 +47,7 @@ static const char *type_of(int http)
 json_t *phx_problem_json(const struct phx_problem *problem)
 {
     /* A sentence that was cut short may end within a character. */
-    size_t bytes = phx_utf8_valid_prefix(problem->message, sizeof problem->message);
+    size_t bytes = phx_utf8_valid(problem->message, strlen(problem->message));
     json_t *param = problem->param[0] != '\0' ? json_string(problem->param) : json_null();
     return json_pack("{s:{s:s%, s:s, s:o, s:s?}}", "error", "message", problem->message, bytes,
                      "type", type_of(problem->http), "param", param, "code", problem->code);

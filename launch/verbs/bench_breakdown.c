@@ -5,7 +5,7 @@
 
 #include "kernels/base/check.h"
 
-enum { TURNS = 5, ALL = (1 << PHX_STAGE_COUNT) - 1, SUMS = 1 << PHX_STAGE_SUMS };
+enum { TURNS = 5, GPU_TURNS = 3, ALL = (1 << PHX_STAGE_COUNT) - 1, SUMS = 1 << PHX_STAGE_SUMS };
 
 double phx_bench_breakdown_difference(const struct phx_bench_breakdown *parts)
 {
@@ -76,10 +76,10 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(double values[TURNS])
+static double median(double *values, int n)
 {
-    qsort(values, TURNS, sizeof *values, by_value);
-    return values[TURNS / 2];
+    qsort(values, (size_t)n, sizeof *values, by_value);
+    return values[n / 2];
 }
 
 static enum phx_status take_turn(struct phx_bench_steps *steps, const struct phx_bench_variant *v,
@@ -109,13 +109,15 @@ enum phx_status phx_bench_break_down(struct phx_bench_steps *steps, struct phx_b
     phx_device_info(steps->run->device, &info);
     int n = phx_bench_variants(info.has_graphs, steps->run->world->size, full, variants);
     if (n == 0) return PHX_OK;
-    for (int turn = 0; turn < TURNS; turn++) /* whatever else the machine does meets all of them */
+    const int n_turns = info.has_graphs ? GPU_TURNS : TURNS; /* a GPU is steadier */
+    for (int turn = 0; turn < n_turns;
+         turn++) /* whatever else the machine does meets all of them */
         for (int i = 0; i < n; i++) PHX_TRY(take_turn(steps, &variants[i], turn, &turns[i]));
     for (int i = 0; i < n; i++) {
-        variants[i].seconds = median(turns[i].seconds);
+        variants[i].seconds = median(turns[i].seconds, n_turns);
         for (int s = 0; s < PHX_STAGE_COUNT; s++)
-            variants[i].times.stage_s[s] = median(turns[i].stage_s[s]);
-        variants[i].times.between_s = median(turns[i].between_s);
+            variants[i].times.stage_s[s] = median(turns[i].stage_s[s], n_turns);
+        variants[i].times.between_s = median(turns[i].between_s, n_turns);
     }
     phx_bench_parts(variants, n, out);
     return PHX_OK;

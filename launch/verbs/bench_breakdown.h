@@ -6,6 +6,7 @@
 #ifndef PHX_LAUNCH_VERBS_BENCH_BREAKDOWN_H
 #define PHX_LAUNCH_VERBS_BENCH_BREAKDOWN_H
 
+#include "kernels/stages.h"
 #include "launch/verbs/bench_steps.h"
 
 /// Seconds of the whole test; 0 where nothing was measured.

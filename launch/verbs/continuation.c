@@ -121,6 +121,13 @@ static void on_output(struct phx_request *request, const struct phx_output *outp
     phx_request_cancel(request, PHX_FINISH_CANCELLED);
 }
 
+/* Of a text to which nothing was added all time is that of its prompt. */
+static void on_finish(struct phx_request *request)
+{
+    struct phx_continuation *c = request->options.user;
+    if (c->first == 0) c->first = c->last = now();
+}
+
 enum phx_status phx_continuation_create(const struct phx_tokenizer *tokenizer,
                                         const struct phx_options *command,
                                         const struct phx_request_options *options, int64_t vocab,
@@ -146,6 +153,7 @@ enum phx_status phx_continuation_create(const struct phx_tokenizer *tokenizer,
     o.want_logits = command->logprobs >= 0;
     o.want_all_logits = command->logits_out != NULL;
     o.on_output = on_output;
+    o.on_finish = on_finish;
     o.user = c;
     PHX_TRY_GOTO(phx_request_create(&o, &c->request), fail);
     if (tokenizer != NULL)

@@ -138,6 +138,20 @@ static void print_ranks(const struct phx_plan_report *r, const struct phx_plan_c
     }
 }
 
+/* NULL: of a GPU that is not known. */
+static void print_beside(const struct phx_beside *beside)
+{
+    if (beside != NULL && beside->source != NULL)
+        printf(
+            "beside it a rank takes %.1f MB for the driver and CUDA's libraries, and, of several, "
+            "%.1f MB\nfor NCCL: %s\n",
+            mb(beside->driver_bytes), mb(beside->nccl_bytes), beside->source);
+    else
+        printf(
+            "beside it a rank takes what the driver, CUDA's libraries and NCCL need: not measured "
+            "on such a GPU\n");
+}
+
 static void print_memory(const struct phx_plan_report *r)
 {
     printf(
@@ -146,10 +160,8 @@ static void print_memory(const struct phx_plan_report *r)
         "  total\n");
     for (int i = 0; i < r->n_cases; i++)
         if (is_possible(&r->cases[i])) print_ranks(r, &r->cases[i]);
-    printf("vectors: norms and biases");
-    if (r->device.kind == PHX_DEVICE_CUDA)
-        printf("; the driver, CUDA's libraries and NCCL take theirs beside it all");
-    printf("\n");
+    printf("vectors: norms and biases\n");
+    if (r->device.kind == PHX_DEVICE_CUDA) print_beside(r->gpu != NULL ? &r->gpu->beside : NULL);
 }
 
 static void print_prediction(const struct phx_plan_report *r)
@@ -191,6 +203,14 @@ static json_t *bytes_json(size_t bytes)
     return json_integer((json_int_t)bytes);
 }
 
+static json_t *beside_json(const struct phx_gpu_kind *gpu)
+{
+    if (gpu == NULL || gpu->beside.source == NULL) return json_null();
+    return json_pack("{s:o, s:o, s:s}", "driver_bytes", bytes_json(gpu->beside.driver_bytes),
+                     "nccl_bytes", bytes_json(gpu->beside.nccl_bytes), "source",
+                     gpu->beside.source);
+}
+
 static json_t *rank_json(const struct phx_plan_report *r, const struct phx_plan_rank *rank)
 {
     const struct phx_memory_plan *m = &rank->memory;
@@ -228,11 +248,12 @@ enum phx_status phx_plan_print_json(const struct phx_plan_report *r)
     json_t *cases = json_array();
     for (int i = 0; i < r->n_cases; i++) json_array_append_new(cases, case_json(r, &r->cases[i]));
     return phx_json_line(
-        json_pack("{s:s, s:I, s:s, s:o, s:I, s:I, s:I, s:s, s:o}", "model_type",
+        json_pack("{s:s, s:I, s:s, s:o, s:o, s:I, s:I, s:I, s:s, s:o}", "model_type",
                   r->config->model_type, "parameters", (json_int_t)phx_config_parameters(r->config),
                   "device", r->device.name, "memory_bytes",
-                  bytes_json(r->device.memory_total_bytes), "context", (json_int_t)r->context,
-                  "texts", (json_int_t)r->n_texts, "prompt_tokens", (json_int_t)r->prompt.n_rows,
-                  "kv_type", dtype_name(r->kv_dtype), "cases", cases),
+                  bytes_json(r->device.memory_total_bytes), "beside", beside_json(r->gpu),
+                  "context", (json_int_t)r->context, "texts", (json_int_t)r->n_texts,
+                  "prompt_tokens", (json_int_t)r->prompt.n_rows, "kv_type", dtype_name(r->kv_dtype),
+                  "cases", cases),
         stdout);
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/base/check.h"
 
@@ -31,6 +32,8 @@ static enum phx_status read_all(const char *path, char **out, size_t *out_bytes)
     if (file == NULL)
         return phx_fail(errno == ENOENT ? PHX_NOT_FOUND : PHX_IO, "cannot read %s: %s", name,
                         strerror(errno));
+    if (is_stdin && isatty(STDIN_FILENO))
+        fprintf(stderr, "the text, and Ctrl-D on a line of its own after it:\n");
     char *text = NULL;
     size_t bytes = 0, capacity = 0, got = 0;
     enum phx_status status = PHX_OK;
@@ -84,6 +87,8 @@ enum phx_status phx_texts_read(const struct phx_options *options, struct phx_tex
         char *text = NULL;
         size_t bytes = 0;
         status = read_all(path, &text, &bytes);
+        if (status == PHX_OK && lines && memchr(text, '\0', bytes) != NULL)
+            status = phx_fail(PHX_USAGE, "%s is no text: it has bytes that are 0", lines);
         if (status == PHX_OK) status = lines ? add_lines(out, text, bytes) : add(out, text, bytes);
         free(text);
         if (status == PHX_OK && out->n == 0)

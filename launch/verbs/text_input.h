@@ -17,8 +17,8 @@ struct phx_texts {
 };
 
 /// What -p, -f, --prompts or standard input give, in this order of preference. Text files lose
-/// nothing, but a line of --prompts ends before its line break, and empty lines are left out.
-/// Errors name the file.
+/// nothing, but a line of --prompts ends before its line break, and empty lines are left out; a
+/// file of --prompts with bytes of 0 is refused as a whole. Errors name the file.
 enum phx_status phx_texts_read(const struct phx_options *options, struct phx_texts *out);
 void phx_texts_free(struct phx_texts *texts);
 

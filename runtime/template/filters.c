@@ -109,7 +109,7 @@ FILTER(indent)
     bool first = phx_tv_truth(&bound[1]), blank = phx_tv_truth(&bound[2]);
     struct phx_tv indent = PHX_TV_OF_TEXT(space.data, space.n), newline = PHX_TV_OF_TEXT("\n", 1);
     PHX_TRY(phx_ttext_lines(run, text, false, &lines));
-    if (text.n == 0 || phx_tspace_after(text.data + text.n - 1, text.n ? 1 : 0)) {
+    if (text.n == 0 || phx_utf8_after(phx_tspace_is, text.data + text.n - 1, text.n ? 1 : 0)) {
         /* Jinja adds a newline before it splits: a text that ends in one keeps an empty line. */
         size_t capacity = lines.list->n;
         bool ends = text.n == 0 || text.data[text.n - 1] == '\n' || text.data[text.n - 1] == '\r';
@@ -176,8 +176,8 @@ static enum phx_status fail_on_undefined(struct phx_run *run, const struct phx_t
 static bool read_real(const struct phx_tv *value, double *out)
 {
     char text[64], *end;
-    size_t n = value->text.n, left = phx_tspace_before(value->text.data, n);
-    size_t right = phx_tspace_after(value->text.data + left, n - left);
+    size_t n = value->text.n, left = phx_utf8_before(phx_tspace_is, value->text.data, n);
+    size_t right = phx_utf8_after(phx_tspace_is, value->text.data + left, n - left);
     n -= left + right;
     if (n == 0 || n >= sizeof text) return false;
     memcpy(text, value->text.data + left, n);

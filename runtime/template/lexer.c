@@ -36,7 +36,8 @@ static void advance(struct phx_lexer *lexer, const char *to)
 
 static void skip_space(struct phx_lexer *lexer)
 {
-    advance(lexer, lexer->at + phx_tspace_before(lexer->at, (size_t)(lexer->end - lexer->at)));
+    advance(lexer, lexer->at +
+                       phx_utf8_before(phx_tspace_is, lexer->at, (size_t)(lexer->end - lexer->at)));
 }
 
 /* Where the next tag or comment begins; the end if none does. */
@@ -57,11 +58,12 @@ static struct phx_slice trimmed_text(const struct phx_lexer *lexer, const char *
     if (lexer->end - tag < 2) return text;
     char sign = lexer->end - tag > 2 ? tag[2] : '\0';
     if (sign == '-') {
-        text.n -= phx_tspace_after(text.data, text.n);
+        text.n -= phx_utf8_after(phx_tspace_is, text.data, text.n);
     } else if (sign != '+' && tag[1] != '{') {
         size_t line = text.n;
         while (line > 0 && text.data[line - 1] != '\n') line--;
-        bool alone = phx_tspace_before(text.data + line, text.n - line) == text.n - line;
+        bool alone =
+            phx_utf8_before(phx_tspace_is, text.data + line, text.n - line) == text.n - line;
         if ((line > 0 || lexer->line_starts) && alone) text.n = line;
     }
     return text;
@@ -104,10 +106,10 @@ static const char *find_named_tag(const struct phx_lexer *lexer, const char *at,
     if (!begins(lexer, at, "{%")) return NULL;
     at += 2;
     if (at < lexer->end && (*at == '-' || *at == '+')) at++;
-    at += phx_tspace_before(at, (size_t)(lexer->end - at));
+    at += phx_utf8_before(phx_tspace_is, at, (size_t)(lexer->end - at));
     if (!begins(lexer, at, name)) return NULL;
     at += strlen(name);
-    at += phx_tspace_before(at, (size_t)(lexer->end - at));
+    at += phx_utf8_before(phx_tspace_is, at, (size_t)(lexer->end - at));
     *takes_space = begins(lexer, at, "-%}");
     *takes_newline = begins(lexer, at, "%}");
     bool keeps = begins(lexer, at, "+%}");

@@ -191,7 +191,7 @@ static enum phx_status split_words(struct phx_run *run, struct phx_slice text, i
 {
     size_t at = 0, capacity = 0;
     for (int64_t i = 0;; i++) {
-        at += phx_tspace_before(text.data + at, text.n - at);
+        at += phx_utf8_before(phx_tspace_is, text.data + at, text.n - at);
         if (at == text.n) return PHX_OK;
         size_t end = at;
         if (i == most) {

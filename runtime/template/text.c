@@ -14,25 +14,6 @@ bool phx_tspace_is(uint32_t code)
     return phx_unicode_is_space(code) || (code >= 0x1c && code <= 0x1f);
 }
 
-size_t phx_tspace_before(const char *data, size_t n)
-{
-    size_t at = 0;
-    while (at < n && phx_tspace_is(phx_utf8_get(data + at))) at += phx_utf8_bytes(data + at);
-    return at;
-}
-
-size_t phx_tspace_after(const char *data, size_t n)
-{
-    size_t end = n;
-    while (end > 0) {
-        size_t last = end - 1;
-        while (((unsigned char)data[last] & 0xc0) == 0x80) last--;
-        if (!phx_tspace_is(phx_utf8_get(data + last))) break;
-        end = last;
-    }
-    return n - end;
-}
-
 static utf8proc_category_t category(uint32_t code)
 {
     return utf8proc_category((utf8proc_int32_t)code);

@@ -12,9 +12,6 @@
 
 /// str.isspace(): Unicode's white space and U+001C to U+001F.
 bool phx_tspace_is(uint32_t code);
-/// Bytes of white space that data[0, n) begins or ends with.
-size_t phx_tspace_before(const char *data, size_t n);
-size_t phx_tspace_after(const char *data, size_t n);
 
 enum phx_tcase { PHX_TCASE_UPPER, PHX_TCASE_LOWER, PHX_TCASE_TITLE };
 /// Append a character in another case, with all of Unicode's expansions, without context.

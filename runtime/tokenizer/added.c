@@ -113,10 +113,10 @@ static enum phx_status split_piece(const struct phx_added_set *set, struct phx_t
         size_t start = at, end = at + bytes;
         if (token->single_word && !is_alone(data, piece->n, start, end)) continue;
         if (token->lstrip) {
-            start -= phx_unicode_space_after(data, start);
+            start -= phx_utf8_after(phx_unicode_is_space, data, start);
             if (start < done) start = done;
         }
-        if (token->rstrip) end += phx_unicode_space_before(data + end, piece->n - end);
+        if (token->rstrip) end += phx_utf8_before(phx_unicode_is_space, data + end, piece->n - end);
         if (done < start) {
             PHX_TRY(phx_text_put(text, (struct phx_piece){piece->start + done, start - done, -1,
                                                           piece->first && done == 0}));

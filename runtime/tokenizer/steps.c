@@ -64,8 +64,9 @@ static enum phx_status trim(const struct phx_step *step, const char *data, struc
                             struct phx_bytes *out)
 {
     size_t n = piece->n;
-    size_t left = step->trim_left ? phx_unicode_space_before(data, n) : 0;
-    size_t right = step->trim_right ? phx_unicode_space_after(data + left, n - left) : 0;
+    size_t left = step->trim_left ? phx_utf8_before(phx_unicode_is_space, data, n) : 0;
+    size_t right =
+        step->trim_right ? phx_utf8_after(phx_unicode_is_space, data + left, n - left) : 0;
     if (left) piece->first = false;
     return phx_bytes_append(out, data + left, n - left - right);
 }

@@ -75,6 +75,25 @@ size_t phx_utf8_put(uint32_t code, char out[4])
     return (size_t)utf8proc_encode_char((utf8proc_int32_t)code, (utf8proc_uint8_t *)out);
 }
 
+size_t phx_utf8_before(bool (*is)(uint32_t code), const char *data, size_t n)
+{
+    size_t at = 0;
+    while (at < n && is(phx_utf8_get(data + at))) at += phx_utf8_bytes(data + at);
+    return at;
+}
+
+size_t phx_utf8_after(bool (*is)(uint32_t code), const char *data, size_t n)
+{
+    size_t end = n;
+    while (end > 0) {
+        size_t at = end - 1;
+        while (((unsigned char)data[at] & 0xc0) == 0x80) at--;
+        if (!is(phx_utf8_get(data + at))) break;
+        end = at;
+    }
+    return n - end;
+}
+
 bool phx_unicode_is_space(uint32_t code)
 {
     return (code >= 0x9 && code <= 0xd) || code == 0x20 || code == 0x85 || code == 0xa0 ||
@@ -105,25 +124,6 @@ bool phx_unicode_is_word(uint32_t code)
     default:
         return false;
     }
-}
-
-size_t phx_unicode_space_before(const char *data, size_t n)
-{
-    size_t at = 0;
-    while (at < n && phx_unicode_is_space(phx_utf8_get(data + at))) at += phx_utf8_bytes(data + at);
-    return at;
-}
-
-size_t phx_unicode_space_after(const char *data, size_t n)
-{
-    size_t end = n;
-    while (end > 0) {
-        size_t at = end - 1;
-        while (((unsigned char)data[at] & 0xc0) == 0x80) at--;
-        if (!phx_unicode_is_space(phx_utf8_get(data + at))) break;
-        end = at;
-    }
-    return n - end;
 }
 
 struct codes {

@@ -32,14 +32,14 @@ uint32_t phx_utf8_get(const char *data);
 /// Bytes written.
 size_t phx_utf8_put(uint32_t code, char out[4]);
 
+/// Bytes of characters of a kind that data[0, n) begins or ends with.
+size_t phx_utf8_before(bool (*is)(uint32_t code), const char *data, size_t n);
+size_t phx_utf8_after(bool (*is)(uint32_t code), const char *data, size_t n);
+
 /// White_Space.
 bool phx_unicode_is_space(uint32_t code);
 /// Letters, marks, decimal digits, connectors: Alphabetic, M, Nd, Pc and Join_Control.
 bool phx_unicode_is_word(uint32_t code);
-/// Bytes of white space that data[0, n) begins or ends with.
-size_t phx_unicode_space_before(const char *data, size_t n);
-size_t phx_unicode_space_after(const char *data, size_t n);
-
 enum phx_form { PHX_NFC, PHX_NFD, PHX_NFKC, PHX_NFKD };
 /// Append data[0, n) in a normal form, in time n log n.
 enum phx_status phx_unicode_normalize(enum phx_form form, const char *data, size_t n,

@@ -5,7 +5,7 @@
 
 What a converter bakes in is written here from its description: rows of each head of q and k of the
 architectures that come from llama interleaved, rotary factors as tensors, norms in f32 and Gemma's
-with its 1 added, experts stacked. The names are the package's.
+with its 1 added, experts stacked, a matrix of one row as a vector. The names are the package's.
 
 mixed.gguf is a model made up of random blocks of all types: 12 query heads of 64 on 4 KV heads, so
 that blocks of 256 columns are split at every number of ranks; mixed_values.safetensors holds the
@@ -89,6 +89,16 @@ def add_family(w, architecture, config):
     if config.get("num_local_experts"):
         w.add_expert_count(config["num_local_experts"])
         w.add_expert_used_count(config["num_experts_per_tok"])
+    if architecture == "qwen2moe":
+        w.add_expert_count(config["num_experts"])
+        w.add_expert_used_count(config["num_experts_per_tok"])
+        w.add_expert_feed_forward_length(config["moe_intermediate_size"])
+        w.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+    if architecture == "gemma2":
+        w.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+        w.add_final_logit_softcapping(config["final_logit_softcapping"])
+        w.add_sliding_window(config["sliding_window"])
+        w.add_attention_scale(config["query_pre_attn_scalar"] ** -0.5)  # as of gemma3
     if architecture == "phi3":
         w.add_rope_dimension_count(int(config["head_dim"] * rope["partial_rotary_factor"]))
         old = config["original_max_position_embeddings"]
@@ -140,6 +150,8 @@ def write(path, architecture, config, tensors, type_of, part_tensors=0):
             value = interleave(value, config["num_attention_heads"])
         if architecture in ("llama", "granite") and ".attn_k." in name:
             value = interleave(value, config["num_key_value_heads"])
+        if value.ndim == 2 and value.shape[0] == 1:
+            value = value[0]
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             value = value + 1
         kind = T.F32 if value.ndim == 1 or ".ffn_gate_inp." in name else type_of(name)
@@ -233,9 +245,13 @@ def main():
     out = pathlib.Path(sys.argv[1])
     models = {"llama3-12q4kv": "llama", "mixtral-8q2kv-4experts": "llama",
               "phi3-15q5kv-longrope": "phi3", "granite-12q4kv": "granite",
-              "gemma3-12q3kv": "gemma3", "olmo2-8q4kv": "olmo2"}
+              "gemma2-10q5kv": "gemma2", "gemma3-12q3kv": "gemma3", "olmo2-8q4kv": "olmo2",
+              "qwen2moe-9q3kv-7experts": "qwen2moe"}  # its first layer: others are not said in GGUF
     for model, architecture in models.items():
         config, tensors = read_model(DATA / "hf" / model)
+        if architecture == "qwen2moe":
+            config["num_hidden_layers"] = 1
+            tensors = {n: t for n, t in tensors.items() if not re.match(r"model\.layers\.[1-9]", n)}
         write(out / f"{model}.gguf", architecture, config, tensors, lambda name: T.BF16)
         if architecture == "phi3":
             write(out / "phi3-parts.gguf", architecture, config, tensors, lambda name: T.BF16, 9)

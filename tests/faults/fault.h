@@ -33,11 +33,25 @@
     X(LM_HEAD_SHIFTED, "slice of lm_head shifted by a row")                                        \
     X(EXPERT_OF_NEIGHBOUR, "an expert's gate is that of the next expert")
 
+/// Those of what reads model files, what one program or another has got wrong about GGUF: edits too
+/// (plant_formats.cmake), found by formats.sh.
+#define TEST_FORMAT_FAULTS(X)                                                                      \
+    X(HEADS_AS_STORED, "rows of q and k stay interleaved")                                         \
+    X(HALVES_SWAPPED, "halves of the heads of q and k are exchanged")                              \
+    X(NIBBLES, "four bits of Q4_0 in the wrong order")                                             \
+    X(NIBBLES_STORED, "four bits in the wrong order where they are multiplied")                    \
+    X(SCALES, "Q4_K takes its scales for its minima")                                              \
+    X(NOT_WIDENED, "a cut through a block keeps the block's first columns")                        \
+    X(LEAD, "columns of another rank in the first block take part")                                \
+    X(NORM_TWICE, "1 is added to norms that have it")                                              \
+    X(EXPERT_ORDER, "stacked experts in another order")                                            \
+    X(FACTORS_SWAPPED, "rotary factors of long texts for short ones")
+
 enum test_fault {
 #define TEST_FAULT_ENUM(name, text) FAULT_##name,
-    TEST_FAULTS(TEST_FAULT_ENUM)
+    TEST_FAULTS(TEST_FAULT_ENUM) FAULT_COUNT,
+    TEST_FORMAT_FAULTS(TEST_FAULT_ENUM)
 #undef TEST_FAULT_ENUM
-        FAULT_COUNT
 };
 
 /// Set while no run is under way.

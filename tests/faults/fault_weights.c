@@ -8,8 +8,6 @@
 #include "runtime/weight_walk.h"
 #include "tests/faults/fault.h"
 
-enum test_fault test_fault = FAULT_NONE;
-
 bool __real_phx_weight_walk_next(struct phx_weight_walk *walk, struct phx_weight_place *out);
 bool __wrap_phx_weight_walk_next(struct phx_weight_walk *walk, struct phx_weight_place *out);
 

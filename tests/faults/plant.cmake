@@ -1,7 +1,7 @@
-# Copies of kernels with faults in them, each behind a switch; plant_cpu.cmake and plant_cuda.cmake
-# include this:
+# Copies of sources with faults in them, each behind a switch; plant_cpu.cmake and others include
+# this:
 #   cmake -DROOT=<tree> -DOUT=<folder> -P plant_cpu.cmake
-# An edit whose place is gone, or is there twice, is an error: the kernel has changed, and so must
+# An edit whose place is gone, or is there twice, is an error: the source has changed, and so must
 # the fault.
 cmake_minimum_required(VERSION 3.22)
 

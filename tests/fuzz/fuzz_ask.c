@@ -5,7 +5,6 @@
 
 #include "kernels/base/check.h"
 #include "launch/server/ask.h"
-#include "launch/server/utf8.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -8,6 +8,7 @@
 #include "kernels/base/random.h"
 #include "kernels/ops.h"
 #include "kernels/probe.h"
+#include "kernels/stages.h"
 #include "kernels/tensor.h"
 
 static enum phx_device_kind kind = PHX_DEVICE_CPU;

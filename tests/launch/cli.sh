@@ -124,6 +124,17 @@ if grep -qE "$closing" "$tmp/err"; then
 else
     fail "the closing line"
 fi
+if run 2 generate -n 1 -p "KING:" && grep -qF '| generated 1 token | load' "$tmp/err"; then
+    pass
+else
+    fail "the closing line of one token"
+fi
+run 2 generate -n 0 -p "KING:" --json
+if grep -q '"prompt_ms":0\.0*[1-9]\|"prompt_ms":[1-9]' "$tmp/out"; then
+    pass
+else
+    fail "no time for a prompt alone"
+fi
 
 # One prompt that cannot be run fails alone.
 printf '%s\n' "ROMEO:" "to be or not to be, that is the question, whether" "JULIET:" >"$tmp/batch"
@@ -224,6 +235,7 @@ refuses "more forced than asked for" 2 "raise -n to 3" generate -n 2 -p x --forc
 refuses "stride above the context" 2 "--stride 600: must be at most the window, 512" \
     perplexity -f "$demo/sample.txt" --stride 600
 refuses "missing prompt file" 2 "$tmp/none.txt" generate -f "$tmp/none.txt"
+refuses "prompts of no text" 2 "bytes that are 0" generate --prompts "$phalanx"
 refuses "token out of range" 2 "4096" generate --prompt-ids 1,4096
 refuses "bias of no token" 2 "9999" generate -p x --logit-bias 9999+1
 refuses "a GPU option of another verb" 2 "--share-gpu" tokenize --share-gpu -p x
@@ -282,6 +294,14 @@ sed -e 's/"hidden_size": 2048/"hidden_size": 64/' -e 's/_token_id": [0-9]*/_toke
     -e 's/"vocab_size": 128256/"vocab_size": 8000000/' "$big" >"$tmp/wide/config.json"
 refuses "out of memory for logits" 2 "positions, which rank 0 keeps, need" \
     generate -m "$tmp/wide" --load-format dummy --prompt-ids 1 -n 100000 --logits-out "$tmp/wide/l"
+sed -e 's/"vocab_size": 128256/"vocab_size": 2048/' -e 's/_token_id": [0-9]*/_token_id": 0/' \
+    "$big" >"$tmp/huge/config.json"
+if ! nm -D "$phalanx" | grep -q '__[at]san_'; then # which take all addresses there are
+    ulimit -S -v 200000
+    refuses "a limit on addresses" 0 "(ulimit -v)" generate -m "$tmp/huge" --load-format dummy \
+        --prompt-ids 1 -n 1
+    ulimit -S -v unlimited
+fi
 # The last weight is one of the final norm: no logit is a number.
 broken
 printf '\300\177' | dd of="$tmp/model/model.safetensors" bs=1 conv=notrunc \
@@ -324,7 +344,8 @@ sed -e 's/"hidden_size": 2048/"hidden_size": 256/' \
 cp "$demo"/tokenizer*.json "$tmp/endless"
 long=(generate -m "$tmp/endless" --load-format dummy -s 3 -p "ROMEO:" --ignore-eos -n 100000
     -c 100100)
-for victim in 0 1; do
+for order in "0 KILL" "1 KILL" "1 TERM"; do
+    read -r victim signal <<<"$order"
     "${mpirun[@]}" -np 2 "$phalanx" "${long[@]}" >"$tmp/out" 2>"$tmp/err" &
     launcher=$!
     sleep 4
@@ -335,7 +356,7 @@ for victim in 0 1; do
         wait "$launcher"
         continue
     fi
-    kill -9 "$rank"
+    kill "-$signal" "$rank"
     begin=$(date +%s%N)
     wait "$launcher"
     took=$((($(date +%s%N) - begin) / 1000000))
@@ -344,6 +365,8 @@ for victim in 0 1; do
         fail "a killed rank leaves others running"
     elif [ "$took" -gt 2000 ]; then
         fail "a killed rank: the job ended after $took ms"
+    elif grep -q "Alarm clock" "$tmp/err"; then
+        fail "a rank that was told to end speaks of an alarm"
     else
         pass
     fi
@@ -356,7 +379,7 @@ mkdir -p "$tmp/slow"
 sed -e 's/"vocab_size": 128256/"vocab_size": 2048/' -e 's/_token_id": [0-9]*/_token_id": 0/' \
     "$big" >"$tmp/slow/config.json"
 
-made() { sed -nE 's/.* generated ([0-9]+) tokens.*/\1/p' "$tmp/err"; }
+made() { sed -nE 's/.* generated ([0-9]+) tokens?.*/\1/p' "$tmp/err"; }
 # Whole objects only: their ids, one a line.
 shown_ids() {
     sed -nE 's/^\{.*"ids":\[([0-9,]+)\].*"timings":\{.*\}\}$/\1/p' "$tmp/out" | tr , '\n'

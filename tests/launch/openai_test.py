@@ -34,7 +34,7 @@ class OpenAI(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
         cls.client.close()
-        assert cls.server.end() == 0, cls.server.text()
+        assert cls.server.end() == 0
 
     def complete(self, **more):
         return self.client.completions.create(

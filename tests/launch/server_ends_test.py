@@ -180,7 +180,8 @@ class Health(Test):
 
     @unittest.skipIf(RANKS > 1, "the watchdog ends such a job")
     def test_stuck(self):
-        """Work, and a step that does not end: by and by it is not healthy."""
+        """Work, and a step that does not end: by and by it is not healthy; who waits for a stream
+        gets a sign of life."""
         server = stalling("0 hang attention 10", "--watchdog-timeout", "1")
         self.assertEqual(server.call("/health"), (200, {"status": "ok"}))
         client = Client(server, False)
@@ -191,6 +192,9 @@ class Health(Test):
         self.assertGreaterEqual(time.time() - begun, 1)
         self.assertEqual((answer[0], answer[1]["status"]), (503, "stuck"))
         self.assertGreater(answer[1]["seconds"], 1)
+        stream = server.connect()
+        stream.request("POST", "/v1/completions", json.dumps(LONG))
+        self.assertEqual(stream.getresponse().readline(), b": still here\n")
         self.kill(server)
         client.join()
 
@@ -201,6 +205,14 @@ class Health(Test):
         time.sleep(1.5)
         self.assertEqual(server.call("/health"), (200, {"status": "ok"}))
         self.assertEqual(server.end(), 0)
+
+
+class Fails(Test):
+    def test_step(self):
+        """Rank 0 itself cannot go on: its sentence is what is told."""
+        server = stalling("0 lie announce 100")
+        message = self.told(server, lambda: None, 30 + 5)
+        self.assertEqual(message, "the record was not sent, as asked for")
 
 
 @unittest.skipIf(RANKS == 1, "one rank")

@@ -3,6 +3,7 @@
 
 server_test.py PHALANX RANKS MPIRUN...
 """
+import atexit
 import concurrent.futures
 import http.client
 import json
@@ -36,12 +37,12 @@ class Server:
         self.pid_file = self.folder.name + "/pid"
         self.log = open(self.folder.name + "/log", "w+b")
         command = command or [*LAUNCHER, PHALANX, "serve"]
-        if command[-1] == "serve":
-            command += ["--pid-file", self.pid_file]
+        own = "--pid-file" if command[-1] == "serve" else "--served-model-name"
         self.process = subprocess.Popen(
-            [*command, "--port", "0", "--device", "cpu", "-t", "1", *arguments], stderr=self.log,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            env={**os.environ, "TMPDIR": self.folder.name, **(environment or {})})
+            [*command, own, self.pid_file, "--port", "0", "--device", "cpu", "-t", "1", *arguments],
+            stderr=self.log, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})})
+        atexit.register(self.process.kill)  # what a failed test leaves; its ranks die with it
         deadline = time.time() + 60 * SLOW
         while not (said := re.search(r"https?://127\.0\.0\.1:(\d+): " + state, self.text())):
             if self.process.poll() is not None or time.time() > deadline:
@@ -108,18 +109,19 @@ class Server:
             m = self.metrics()
             busy = m["phalanx:num_requests_running"] + m["phalanx:num_requests_waiting"]
             if busy == 0 and m["phalanx:kv_cache_usage_perc"] == 0:
+                seconds = [m[f"phalanx:engine_{of}_seconds_total"] for of in ("device", "busy", "loop")]
+                assert 0 < seconds[0] <= seconds[1] <= seconds[2], seconds
                 return m
             assert time.time() < deadline, m
             time.sleep(0.02)
 
-    def end(self, how=signal.SIGTERM, timeout=20):
-        if self.process.poll() is None:
-            os.kill(self.pid, how)
-        try:
-            return self.process.wait(timeout * SLOW)
-        finally:
-            if self.process.poll() is None:
-                self.process.kill()
+    def end(self):
+        """In order; the exit status."""
+        os.kill(self.pid, signal.SIGTERM)
+        status = self.process.wait(20 * SLOW)
+        if status != 0:
+            print(self.text()[-3000:])
+        return status
 
 
 def generate(prompt, n):
@@ -156,8 +158,30 @@ def post(body, path="/v1/completions", length=None, extra=""):
     return head.encode() + data
 
 
-LONG = {"prompt": "JULIET:", "max_tokens": 480, "ignore_eos": True, "n": 16, "stream": True}
+LONG = {"prompt": "JULIET:", "max_tokens": 480, "ignore_eos": True, "stream": True,
+        "n": 16 if SLOW == 1 else 4}
 PROMPTS = ["JULIET:", "ROMEO:\nWhat", "To be, or not", "The king", "Good night, good night!"]
+
+
+def check_mixed(test, server):
+    """32 mixed requests at the same time; greedy ones come out as alone."""
+    want = {p: generate(p, 40) for p in PROMPTS}
+
+    def one(i):
+        prompt = PROMPTS[i % len(PROMPTS)]
+        if i % 4 == 3:
+            a = server.complete(prompt=prompt, max_tokens=30, n=2, seed=i, temperature=1)
+            b = server.complete(prompt=prompt, max_tokens=30, n=2, seed=i, temperature=1)
+            return [c["text"] for c in a["choices"]] == [c["text"] for c in b["choices"]]
+        if i % 2:
+            events = server.stream(prompt=prompt, max_tokens=40, temperature=0)
+            return "".join(e["choices"][0]["text"] for e in events) == want[prompt]
+        return server.complete(prompt=prompt, max_tokens=40,
+                               temperature=0)["choices"][0]["text"] == want[prompt]
+
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        test.assertEqual(list(pool.map(one, range(64))), [True] * 64)
+    server.wait_idle()
 
 
 class Answers(unittest.TestCase):
@@ -167,7 +191,7 @@ class Answers(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        assert cls.server.end() == 0, cls.server.text()
+        assert cls.server.end() == 0
 
     def test_about(self):
         s = self.server
@@ -196,24 +220,7 @@ class Answers(unittest.TestCase):
             self.assertIn("timings", events[-1])
 
     def test_concurrent(self):
-        """32 mixed requests at the same time; greedy ones come out as alone."""
-        want = {p: generate(p, 40) for p in PROMPTS}
-
-        def one(i):
-            prompt = PROMPTS[i % len(PROMPTS)]
-            if i % 4 == 3:
-                a = self.server.complete(prompt=prompt, max_tokens=30, n=2, seed=i, temperature=1)
-                b = self.server.complete(prompt=prompt, max_tokens=30, n=2, seed=i, temperature=1)
-                return [c["text"] for c in a["choices"]] == [c["text"] for c in b["choices"]]
-            if i % 2:
-                events = self.server.stream(prompt=prompt, max_tokens=40, temperature=0)
-                return "".join(e["choices"][0]["text"] for e in events) == want[prompt]
-            return self.server.complete(prompt=prompt, max_tokens=40,
-                                        temperature=0)["choices"][0]["text"] == want[prompt]
-
-        with concurrent.futures.ThreadPoolExecutor(32) as pool:
-            self.assertEqual(list(pool.map(one, range(64))), [True] * 64)
-        self.server.wait_idle()
+        check_mixed(self, self.server)
 
     def test_choices_and_prompts(self):
         answer = self.server.complete(prompt=["JULIET:", "ROMEO:"], n=3, max_tokens=6, seed=3)
@@ -342,7 +349,7 @@ class Hostile(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        assert cls.server.end() == 0, cls.server.text()
+        assert cls.server.end() == 0
 
     def tearDown(self):
         answer = self.server.complete(prompt="JULIET:", max_tokens=2, temperature=0)
@@ -359,6 +366,14 @@ class Hostile(unittest.TestCase):
         chunked = (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" +
                    (b"10000\r\n" + b"x" * 0x10000 + b"\r\n") * 32 + b"0\r\n\r\n")
         self.assertIn(b" 413 ", sent(port, chunked))
+        whole = post({"prompt": "JULIET:", "max_tokens": 2})
+        for cut in (4, 30, len(whole) - 1):
+            self.assertNotIn(b" 200 ", sent(port, whole[:cut], wait=20, shut=True))
+        for n, status in ((1000, b" 200 "), (3000, b" 400 ")):  # in what would be ignored
+            for open, close in ((b"[", b"]"), (b'{"a":', b"}")):
+                deep = open * n + (b"1" if close == b"}" else b"") + close * n
+                self.assertIn(status, sent(port, post(
+                    b'{"prompt":"a","max_tokens":1,"x":' + deep + b"}", extra="Connection: close\r\n")))
         self.assertIn(b" 400 ", sent(port, post(b'{"prompt":' + b"[" * 500000)))
         self.assertIn(b" 400 ", sent(port, post(b'{"prompt":"\xff\xfe\x80"}')))
         self.assertIn(b" 400 ", sent(port, post(b'{"prompt":"\\ud800"}')))
@@ -434,6 +449,7 @@ class Limits(unittest.TestCase):
     def test_tiny_cache(self):
         """Texts that push each other out of the cache come out as alone."""
         server = Server("--kv-cache-tokens", "64", "--max-num-seqs", "4")
+        check_mixed(self, server)
         want = generate("JULIET:", 100)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             texts = list(pool.map(lambda _: server.complete(
@@ -452,6 +468,7 @@ class Limits(unittest.TestCase):
             answer = server.complete(prompt=prompt, max_tokens=8, temperature=0)
             self.assertEqual(answer["choices"][0]["text"], generate(prompt, 8))
             self.assertEqual(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+        check_mixed(self, server)
         self.assertEqual(server.end(), 0)
 
     def test_key(self):
@@ -466,13 +483,34 @@ class Limits(unittest.TestCase):
                         {"Authorization": "correct-horse-battery"}):
             status, answer = server.call("/v1/models", headers=headers)
             self.assertEqual((status, answer["error"]["code"]), (401, "invalid_api_key"))
-        status, _ = server.call("/v1/completions", {"prompt": "a", "max_tokens": 1},
-                                {"Authorization": "Bearer correct-horse-battery"})
-        self.assertEqual(status, 200)
+            self.assertNotIn("correct-horse", json.dumps(answer))
+        for path, body, wanted in (("/v1/completions", {"prompt": "a", "max_tokens": 1}, 200),
+                                   ("/v1/completions", {"prompt": 7}, 400),
+                                   ("/v1/nothing", {}, 404)):
+            status, answer = server.call(path, body, {"Authorization": "Bearer correct-horse-battery"})
+            self.assertEqual(status, wanted)
+            self.assertNotIn("correct-horse", json.dumps(answer))
         self.assertEqual(server.end(), 0)
         self.assertNotIn("correct-horse", server.text())
         lines = [json.loads(l) for l in server.text().splitlines() if l.startswith("{")]
-        self.assertEqual([l["status"] for l in lines], [200, 401, 401, 401, 401, 401, 200])
+        self.assertEqual([l["status"] for l in lines], [200] + [401] * 5 + [200, 400, 404])
+
+    def test_connection_limit(self):
+        """Who comes when all connections are taken waits until one is free."""
+        server = Server("--max-connections", "4")
+        taken = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(4)]
+        for s in taken:
+            s.sendall(b"GET /health HTTP/1.1\r\n")
+        time.sleep(0.2)
+        late = socket.create_connection(("127.0.0.1", server.port), timeout=0.5)
+        late.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        self.assertRaises(TimeoutError, late.recv, 100)
+        taken.pop().close()
+        late.settimeout(20 * SLOW)
+        self.assertIn(b" 200 ", late.recv(100))
+        for s in taken + [late]:
+            s.close()
+        self.assertEqual(server.end(), 0)
 
 
 class Chats(unittest.TestCase):

@@ -117,6 +117,8 @@ hangs "rank 0 stopped" "0 stop mlp 5" \
     "rank 0 does not run (is it stopped?) and is missing in the sum after the MLP of layer 1"
 hangs "rank 0 stopped before it announces a step" "0 stop announce 2" \
     "rank 0 does not run (is it stopped?) and is missing in or past the gather of the logits"
+hangs "stopped at the start" "$last stop start 0" \
+    "the start has not gone on for $timeout_s s: rank $last does not run (is it stopped?)"
 dies "killed in a step" "1 kill attention 10"
 dies "rank 0 killed in a step" "0 kill mlp 0"
 dies "killed while the others wait at the start" "$last kill start 0"

@@ -1,5 +1,5 @@
-/* Linked into a program `phalanx` of the tests, in place of some calls: a rank that stalls, or
- * lies.
+/* Linked into a program `phalanx` of the tests, in place of some calls: a rank that stalls, fails
+ * or lies.
  *
  *   PHX_TEST_STALL="RANK WAY PLACE N"
  *
@@ -7,8 +7,8 @@
  * ever), nap (it waits for a second), stop (the process stops, as by SIGSTOP) or kill. PLACE is
  * start (a collective call while the run is set up), announce (rank 0, a step's record), embed,
  * attention, mlp, candidates or pick. On a GPU the device then lacks what this call would have
- * given it. WAY lie, PLACE pick: the call goes on, and what it draws is token 0. "stalling: MS" on
- * stderr says when, in ms since 1970. */
+ * given it. WAY lie: an announcement fails; what a pick draws is token 0. "stalling: MS" on stderr
+ * says when, in ms since 1970. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,7 +68,7 @@ enum phx_status __wrap_phx_world_send_record(struct phx_world *world, const void
 enum phx_status __wrap_phx_world_send_record(struct phx_world *world, const void *record,
                                              size_t bytes)
 {
-    pass(ANNOUNCE);
+    if (pass(ANNOUNCE)) return phx_fail(PHX_COMM, "the record was not sent, as asked for");
     return __real_phx_world_send_record(world, record, bytes);
 }
 

@@ -344,6 +344,7 @@ static const struct fixture {
     {"phi3-15q5kv-longrope", .kv_heads = 5, .gguf = "phi3-15q5kv-longrope.gguf"},
     {"phi3-15q5kv-longrope", .kv_heads = 5, .gguf = "phi3-parts-00001-of-00002.gguf"},
     {"granite-12q4kv", .kv_heads = 4, .gguf = "granite-12q4kv.gguf"},
+    {"gemma2-10q5kv", .kv_heads = 5, .gguf = "gemma2-10q5kv.gguf"},
     {"gemma3-12q3kv", .kv_heads = 3, .gguf = "gemma3-12q3kv.gguf"},
     {"olmo2-8q4kv", .kv_heads = 4, .gguf = "olmo2-8q4kv.gguf"},
 };

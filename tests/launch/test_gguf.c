@@ -270,6 +270,60 @@ static void conversions_keep_bits_and_logits(void **state)
     clear(source);
 }
 
+/* Weights of the first layer, and a config.json edited by sed. */
+static void write_first_layer(const char *name, const char *edit, const char *folder)
+{
+    struct phx_checkpoint *model = NULL;
+    char path[1024];
+    snprintf(path, sizeof path, PHX_TEST_DATA "/hf/%s", name);
+    assert_ok(phx_checkpoint_open(path, &model));
+    size_t n = 0;
+    struct phx_tensor_to_write *tensors = calloc(phx_checkpoint_count(model), sizeof *tensors);
+    for (size_t i = 0; i < phx_checkpoint_count(model); i++) {
+        const struct phx_file_tensor *t = phx_checkpoint_at(model, i);
+        if (strstr(t->name, ".layers.") && !strstr(t->name, ".layers.0.")) continue;
+        tensors[n] = (struct phx_tensor_to_write){.name = t->name,
+                                                  .dtype = (enum phx_dtype)t->dtype,
+                                                  .n_dims = t->n_dims,
+                                                  .data = t->data};
+        memcpy(tensors[n++].shape, t->shape, sizeof t->shape);
+    }
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    assert_ok(phx_safetensors_write(path, tensors, n));
+    free(tensors);
+    phx_checkpoint_destroy(model);
+    snprintf(path, sizeof path,
+             "tr -d '\n ' < " PHX_TEST_DATA "/hf/%s/config.json | sed '%s' > %s/config.json", name,
+             edit, folder);
+    assert_int_equal(system(path), 0);
+}
+
+/* As another program writes Qwen2-MoE, which has no windows then and experts in every layer: here
+ * the first layer of the model of tests/data/hf. */
+static void shared_experts_are_as_another_program_writes_them(void **state)
+{
+    (void)state;
+    static const char file[] = PHX_TEST_DATA "/gguf/qwen2moe-9q3kv-7experts.gguf";
+    char folder[64];
+    if (mode.compute != PHX_F32) skip(); /* rounding may choose other experts */
+    temporary(folder);
+    write_first_layer("qwen2moe-9q3kv-7experts",
+                      "s/num_hidden_layers\":4/num_hidden_layers\":1/;"
+                      "s/use_sliding_window\":true/use_sliding_window\":false/;"
+                      "s/mlp_only_layers\":.1./mlp_only_layers\":[]/;"
+                      "s/\"layer_types\":[^]]*],//",
+                      folder);
+    struct result wanted = run(folder, 1, 64, false);
+    for (int size = 1; size <= 3; size++)
+        for (int whole = 0; whole < 2; whole++) {
+            struct result r = run(file, size, 7, whole);
+            expect_same(&r, &wanted, file, size);
+            free(r.logits);
+        }
+    free(wanted.logits);
+    clear(folder);
+}
+
 /* ---- parts ---- */
 
 static void expect_refused(const char *path, const char *says, const char *also)
@@ -407,10 +461,11 @@ static void types_are_rounded_once(void **state)
 
 static int run_all(void)
 {
-    enum { N_OTHERS = 4, N_MODELS = sizeof models / sizeof *models };
+    enum { N_OTHERS = 5, N_MODELS = sizeof models / sizeof *models };
     struct CMUnitTest tests[N_OTHERS + N_MODELS] = {
         cmocka_unit_test(values_are_as_another_program_reads_them),
         cmocka_unit_test(quantised_models_are_their_values),
+        cmocka_unit_test(shared_experts_are_as_another_program_writes_them),
         cmocka_unit_test(types_are_rounded_once),
         cmocka_unit_test(parts_must_be_there_under_their_names),
     };

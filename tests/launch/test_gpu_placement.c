@@ -52,6 +52,9 @@ struct expected {
     const char *warning;
 };
 
+/* Ends a sentence about a binding. */
+#define BY_WHOM ", by mpirun (start it with --bind-to none), taskset or a job manager"
+
 static const struct expected cases[] = {
     /* eight GPUs on two nodes, all of them visible to all ranks */
     {2, 8, 1, "00001111", 0, 0, 0, 8, 0, "0-7", ""},
@@ -83,11 +86,9 @@ static const struct expected cases[] = {
      "there, or start it with --bind-to none"},
     /* ... to one core, near or not */
     {2, 8, 2, "01", 8, 9, 1, 2, 1, "",
-     "this rank is bound to one core of 16, for its own threads, the driver's and NCCL's: mpirun "
-     "binds by default, start it with --bind-to none"},
+     "this rank is bound to one core of 16, for its own threads, the driver's and NCCL's" BY_WHOM},
     {2, 8, 2, "01", 0, 1, 1, 2, 1, "",
-     "this rank is bound to one core of 16, for its own threads, the driver's and NCCL's: mpirun "
-     "binds by default, start it with --bind-to none"},
+     "this rank is bound to one core of 16, for its own threads, the driver's and NCCL's" BY_WHOM},
     /* a machine of one core */
     {1, 1, 1, "0", 0, 0, 0, 1, 0, "", ""},
 };

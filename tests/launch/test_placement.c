@@ -52,6 +52,9 @@ struct expected {
     const char *warning;
 };
 
+/* Ends a sentence about a binding. */
+#define BY_WHOM ", by mpirun (start it with --bind-to none), taskset or a job manager"
+
 static const struct expected cases[] = {
     /* two sockets of eight cores with two hardware threads: cores count */
     {2, 8, 2, 0, 0, 0, 0, 1, 0, 16, 0, ""},
@@ -82,19 +85,16 @@ static const struct expected cases[] = {
      "other"},
     /* bound by mpirun: to a core ... */
     {2, 8, 2, 0, 3, 4, 0, 2, 0, 1, -1,
-     "this rank is bound to 1 of 16 cores where it could use 8: mpirun binds by default, start it "
-     "with --bind-to none"},
+     "this rank is bound to 1 of 16 cores where it could use 8" BY_WHOM},
     {2, 8, 2, 0, 3, 4, 0, 2, 1, 1, -1, ""},
     {1, 2, 1, 0, 1, 2, 1, 2, 0, 1, -1, ""},
     /* ... to a socket that two ranks share ... */
     {2, 8, 2, 0, 8, 16, 2, 4, 0, 4, -1, ""},
     {2, 8, 2, 0, 8, 16, 2, 4, 10, 10, -1,
-     "this rank is bound to 8 of 16 cores where it could use 10: mpirun binds by default, start it "
-     "with --bind-to none"},
+     "this rank is bound to 8 of 16 cores where it could use 10" BY_WHOM},
     /* ... or to a socket of its own */
     {2, 8, 2, 0, 0, 8, 0, 1, 0, 8, -1,
-     "this rank is bound to 8 of 16 cores where it could use 16: mpirun binds by default, start it "
-     "with --bind-to none"},
+     "this rank is bound to 8 of 16 cores where it could use 16" BY_WHOM},
 };
 
 static void test_decisions(void **state)
@@ -131,9 +131,9 @@ static void test_bound_to_one_core_is_refused(void **state)
     bind_to_cores(&machine, 0, 1);
     assert_int_equal(phx_placement_create(&machine.topology, 0, 2, 4, &placement), PHX_USAGE);
     assert_null(placement);
-    assert_string_equal(phx_fail_sentence(),
-                        "4 threads were asked for, but this rank is bound to one core of 16: "
-                        "mpirun binds by default, start it with --bind-to none");
+    assert_string_equal(
+        phx_fail_sentence(),
+        "4 threads were asked for, but this rank is bound to one core of 16" BY_WHOM);
 }
 
 /// Whatever the numbers, ranks of a node never pin to the same processor.

@@ -97,6 +97,16 @@ enum phx_status __wrap_phx_comm_all_reduce(struct phx_comm *comm, struct phx_str
     return __real_phx_comm_all_reduce(comm, stream, x);
 }
 
+static const struct phx_gpu_kind *planted; /* in place of any */
+
+const struct phx_gpu_kind *__real_phx_gpu_kind_find(const char *name);
+const struct phx_gpu_kind *__wrap_phx_gpu_kind_find(const char *name);
+
+const struct phx_gpu_kind *__wrap_phx_gpu_kind_find(const char *name)
+{
+    return planted != NULL ? planted : __real_phx_gpu_kind_find(name);
+}
+
 /* ---- a run ---- */
 
 struct seen {
@@ -473,6 +483,35 @@ static void tables_are_readable(void **state)
         if (strlen(at) > 100) fail_msg("%zu columns: %s", strlen(at), at);
 }
 
+/* What the driver and NCCL take is told apart, and not made up where nobody measured it. */
+static void what_is_beside_is_told_apart(void **state)
+{
+    struct phx_gpu_kind gpu = *phx_gpu_kind_find("a100");
+    char line[512], text[8192];
+    (void)state;
+    gpu.beside = (struct phx_beside){0};
+    planted = &gpu;
+    for (int measured = 0; measured < 2; measured++) {
+        snprintf(line, sizeof line, "plan -m %s --gpu a100 -T 2", model);
+        assert_ok(plan(line, sizeof text, text));
+        assert_non_null(strstr(text, measured ? "takes 512.5 MB for the driver and CUDA's "
+                                                "libraries, and, of several, 321.0 MB\nfor NCCL: "
+                                                "measured by hand"
+                                              : "not measured on such a GPU"));
+        strcat(line, " --json");
+        json_t *root = plan_json(line), *beside = json_object_get(root, "beside");
+        assert_non_null(beside);
+        assert_int_equal(json_is_null(beside), !measured);
+        if (measured) {
+            assert_int_equal(int_of(beside, "driver_bytes"), 512500000);
+            assert_int_equal(int_of(beside, "nccl_bytes"), 321000000);
+        }
+        json_decref(root);
+        gpu.beside = (struct phx_beside){512500000, 321000000, "measured by hand"};
+    }
+    planted = NULL;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -484,6 +523,7 @@ int main(void)
         cmocka_unit_test(impossible_ranks_say_why),
         cmocka_unit_test(mistakes_are_sentences),
         cmocka_unit_test(tables_are_readable),
+        cmocka_unit_test(what_is_beside_is_told_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

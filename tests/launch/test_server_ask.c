@@ -112,7 +112,7 @@ static const struct {
     enum phx_ask_kind kind;
     const char *body, *param, *says;
 } refused[] = {
-    {PHX_ASK_COMPLETION, "", "", "not valid JSON"},
+    {PHX_ASK_COMPLETION, "", "", "the body is empty: it must be a JSON object"},
     {PHX_ASK_COMPLETION, "[1]", "", "the body is an array"},
     {PHX_ASK_COMPLETION, "{\"prompt\":\"a\",\"prompt\":\"b\"}", "", "not valid JSON"},
     {PHX_ASK_COMPLETION, "{\"prompt\":\"\xff\"}", "", "not valid JSON"},

@@ -44,27 +44,24 @@ static void test_collective_names(void **state)
     assert_string_equal(name, "the sum after the attention of layer 999999999");
 }
 
-#define RUNS(rank, steps, begun)                                                                   \
+/* clang-format off: it would give each brace a line */
+#define RUNS(r, steps, begun)                                                                      \
     {                                                                                              \
-        rank, false, true,                                                                         \
-        {                                                                                          \
-            steps, begun                                                                           \
-        }                                                                                          \
+        .rank = r, .inside = true, .position = { steps, begun }                                    \
     }
-#define OUTSIDE(rank, steps, begun)                                                                \
+#define OUTSIDE(r, steps, begun)                                                                   \
     {                                                                                              \
-        rank, false, false,                                                                        \
-        {                                                                                          \
-            steps, begun                                                                           \
-        }                                                                                          \
+        .rank = r, .position = { steps, begun }                                                    \
     }
-#define SILENT(rank, steps, begun)                                                                 \
+#define SILENT(r, steps, begun)                                                                    \
     {                                                                                              \
-        rank, true, true,                                                                          \
-        {                                                                                          \
-            steps, begun                                                                           \
-        }                                                                                          \
+        .rank = r, .silent = true, .inside = true, .position = { steps, begun }                    \
     }
+#define STARTS(r, is_silent)                                                                       \
+    {                                                                                              \
+        .rank = r, .starts = true, .silent = is_silent                                             \
+    }
+/* clang-format on */
 
 static const struct {
     int n_ranks, world_size;
@@ -72,6 +69,14 @@ static const struct {
     const char *sentence;
 } cases[] = {
     {1, 1, {RUNS(0, 4, 2)}, "a step has not moved for 20 s: the device does not answer"},
+    {3,
+     3,
+     {STARTS(0, false), STARTS(1, true), STARTS(2, false)},
+     "the start has not gone on for 20 s: rank 1 does not run (is it stopped?)"},
+    {3,
+     3,
+     {RUNS(0, 1, 1), STARTS(1, true), STARTS(2, true)},
+     "the start has not gone on for 20 s: ranks 1 and 2 do not run (are they stopped?)"},
     {2,
      2,
      {RUNS(0, 17, 6), RUNS(1, 17, 5)},

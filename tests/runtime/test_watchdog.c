@@ -18,6 +18,7 @@ enum { TIMEOUT_S = 2, N_STEPS = 2, N_SUMS = 5, NEVER = -1 };
 /* What the ranks do: steps of some sums. */
 struct job {
     int size, ranks_per_node;
+    int start_ms;                          /* of every rank before the first step */
     int outside_ms;                        /* of every rank before the last step */
     int pause_ms;                          /* of every rank before each sum */
     int stuck_rank, stuck_step, stuck_sum; /* NEVER; counted from 0 */
@@ -64,8 +65,10 @@ static enum phx_status run_steps(const struct job *job, struct phx_world *world,
     struct phx_watchdog *watchdog;
     PHX_TRY(phx_comm_create(world, device, &options, &comm));
     PHX_TRY(phx_comm_buffer(comm, 256, &buffer));
-    PHX_TRY(phx_watchdog_create(&(struct phx_watchdog_parts){world, comm, &config, TIMEOUT_S},
-                                &watchdog));
+    PHX_TRY(
+        phx_watchdog_create(&(struct phx_watchdog_parts){world, &config, TIMEOUT_S}, &watchdog));
+    sleep_ms(job->start_ms);
+    phx_watchdog_begin(watchdog, comm);
     struct phx_tensor x = phx_tensor_view(buffer, 0, PHX_F32, 1, 8);
     for (int number = 0; number < N_STEPS; number++) {
         if (number == N_STEPS - 1) sleep_ms(job->outside_ms);
@@ -176,6 +179,14 @@ static void test_idle_is_no_stall(void **state)
     expect_done(&outcome);
 }
 
+static void test_long_start_is_no_stall(void **state)
+{
+    struct job job = {.size = 2, .ranks_per_node = 2, .start_ms = 3000, .stuck_rank = NEVER};
+    (void)state;
+    struct outcome outcome = run(&job, 0);
+    expect_done(&outcome);
+}
+
 static void test_slow_is_no_stall(void **state)
 {
     /* 5 x 500 ms: each step takes longer than the timeout. */
@@ -237,6 +248,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_idle_is_no_stall),
+        cmocka_unit_test(test_long_start_is_no_stall),
         cmocka_unit_test(test_slow_is_no_stall),
         cmocka_unit_test(test_stopped_and_continued),
         cmocka_unit_test(test_stuck_rank_is_named),

@@ -1,4 +1,4 @@
-# For scripts that test a program: $tmp, a folder that goes when they end, and a count of failures.
+# For scripts that test a program: $tmp, a folder that goes when they end; how many checks $failed.
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 failed=0

@@ -1,0 +1,3 @@
+#include "tests/faults/fault.h"
+
+enum test_fault test_fault = FAULT_NONE;
