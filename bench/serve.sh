@@ -73,7 +73,11 @@ load() { # SEED: a line of results
         --random-input-len "$n_in" --random-output-len "$n_out" --random-ids "0,$vocab"
 }
 
-metric() { curl -sf "$url/metrics" | sed -n "s/^phalanx:engine_$1_seconds_total{.*} //p"; }
+metric() { # NAME
+    "$python" -c 'import sys, urllib.request as u
+print(u.urlopen(sys.argv[1] + "/metrics").read().decode())' "$url" |
+        sed -n "s/^phalanx:engine_$1_seconds_total{.*} //p"
+}
 
 failed=0
 for t in ${ranks//,/ }; do

@@ -194,6 +194,11 @@ static enum phx_status replace(struct phx_decoding *d, size_t stage, bool over)
     struct phx_bytes *held = &d->states[stage].held;
     struct phx_match match = {0};
     size_t done = 0;
+    if (d->raw && phx_utf8_valid(held->data, held->n) < held->n) { /* no text to match in */
+        PHX_TRY(feed(d, stage + 1, held->data, held->n));
+        held->n = 0;
+        return PHX_OK;
+    }
     while (held->n) {
         bool found;
         PHX_TRY(phx_pattern_next(s->pattern, d->matcher, held->data, held->n, &match, &found));

@@ -131,6 +131,21 @@ static const struct row decoders[] = {
     {PAIR("decoders", PLAIN("ByteLevel"), LEADING), "ĠaĠ|Ġb", "a | b|"},
 };
 
+/* A token in the middle of a text, as bytes. */
+static const struct row within[] = {
+    {PLAIN("ByteLevel"), "ĠH", " H|"},
+    {PLAIN("ByteLevel"), "Ł", "\x9f|"},
+    {NULL, "a", " a|"},
+    {LIST("decoders", LITERAL("▁", " ") "," PLAIN("ByteFallback") "," PLAIN("Fuse") "," LEADING),
+     "▁Hey", " Hey|"},
+    {LIST("decoders", LITERAL("▁", " ") "," PLAIN("ByteFallback") "," PLAIN("Fuse") "," LEADING),
+     "<0x98>", "|\x98"},
+    {METASPACE("always", "true"), "▁a▁b", " a b|"},
+    {PAIR("decoders", PLAIN("ByteFallback"), REGEX("[ab]+", "X")), "ca", "cX|"},
+    {PAIR("decoders", PLAIN("ByteFallback"), REGEX("[ab]+", "X")), "<0xE4>", "|\xe4"},
+    {PAIR("decoders", PLAIN("ByteFallback"), LITERAL("aab", "X")), "<0xE4>", "|\xe4"},
+};
+
 static void check_pieces(const struct row *row, const struct phx_text *text)
 {
     char got[512] = "";
@@ -175,17 +190,17 @@ static void test_pre_tokenizers(void **state)
               phx_pre_tokenizer_parse);
 }
 
-static void test_decoders(void **state)
+static void run_decoders(const struct row *rows, size_t n, bool begin_within)
 {
-    (void)state;
-    for (size_t i = 0; i < sizeof decoders / sizeof *decoders; i++) {
-        const struct row *row = &decoders[i];
+    for (size_t i = 0; i < n; i++) {
+        const struct row *row = &rows[i];
         struct phx_decoder decoder = {0};
         struct phx_decoding *decoding;
         struct phx_bytes out = {0};
         json_t *json = parse_fragment(row->component);
         assert_ok(phx_decoder_parse("test", json, &decoder));
         assert_ok(phx_decoding_create(&decoder, &decoding));
+        if (begin_within) phx_decoding_begin_within(decoding);
         for (const char *token = row->in; token; token = strchr(token, '|')) {
             token += *token == '|';
             assert_ok(phx_decoding_push(decoding, token, strcspn(token, "|"), &out));
@@ -396,6 +411,13 @@ static void test_refusals(void **state)
     assert_fails(phx_tokenizer_parse("x.json", "{\"a\":1,\"a\":2}", 13, &t), PHX_BAD_DATA,
                  "duplicate");
     assert_fails(phx_tokenizer_load(PHX_TEST_DATA "/nowhere", &t), PHX_NOT_FOUND, "tokenizer.json");
+}
+
+static void test_decoders(void **state)
+{
+    (void)state;
+    run_decoders(decoders, sizeof decoders / sizeof *decoders, false);
+    run_decoders(within, sizeof within / sizeof *within, true);
 }
 
 int main(void)
