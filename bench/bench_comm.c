@@ -1,12 +1,12 @@
 /* All-reduce between the ranks of a machine: the host communicator beside MPI_Allreduce.
  *
- *     mpirun -np 2 [options] bench_comm [-b MIN] [-e MAX] [-f FACTOR]      sizes as 8, 64K, 4M
+ *     mpirun -np 2 [options] bench_comm [-b MIN] [-e MAX] [-f FACTOR] [-j]  sizes as 8, 64K, 4M
  *
  * Each number is the median over chains of sums. Before each sum a rank writes its own values,
  * which need the sum before, as the product of a layer would: the data lies in its own caches. What
  * the writing takes alone is measured likewise and taken off. The contenders take turns, so that
- * whatever else the machine does meets all of them. The table is that of nccl-tests. A wrong value
- * anywhere makes the program fail. */
+ * whatever else the machine does meets all of them. The table is that of nccl-tests; -j: an
+ * object a line. A wrong value anywhere makes the program fail. */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,7 +95,8 @@ static double median(double *values, int n)
 }
 
 /* Rank 0 prints. `out_wrong` is of all ranks. */
-static enum phx_status run_size(struct bench *bench, size_t bytes, int64_t *out_wrong)
+static enum phx_status run_size(struct bench *bench, const struct comm_sizes *sizes, size_t bytes,
+                                int64_t *out_wrong)
 {
     int64_t n = (int64_t)(bytes / sizeof(float)), wrong[N_CONTENDERS];
     int repeats = bytes > 1 << 20 ? 15 : bytes > 1 << 16 ? 51 : MAX_REPEATS;
@@ -108,8 +109,13 @@ static enum phx_status run_size(struct bench *bench, size_t bytes, int64_t *out_
     if (bench->world->rank != 0) return PHX_OK;
     double writing_us = median(bench->us[NOTHING], repeats);
     for (int c = HOST; c <= MPI; c++)
-        comm_table_row(bytes, sizeof(float), c == HOST ? "float" : "float, MPI", bench->world->size,
-                       median(bench->us[c], repeats) - writing_us, wrong[c], 0);
+        comm_table_row(sizes, &(struct comm_row){.way = c == HOST ? "host" : "mpi",
+                                                 .type = c == HOST ? "float" : "float, MPI",
+                                                 .bytes = bytes,
+                                                 .element_bytes = sizeof(float),
+                                                 .size = bench->world->size,
+                                                 .us = median(bench->us[c], repeats) - writing_us,
+                                                 .n_wrong = wrong[c]});
     return PHX_OK;
 }
 
@@ -127,12 +133,13 @@ static enum phx_status run(struct phx_world *world, const struct comm_sizes *siz
         &bench->comm));
     PHX_TRY(phx_comm_buffer(bench->comm, sizes->largest, &bench->buffer));
     if (world->rank == 0) {
-        printf("# %d ranks%s\n", world->size, world->crowded ? ", fewer processors" : "");
-        comm_table_head("host, and MPI_Allreduce (type: MPI) in turn with it", "");
+        if (!sizes->json)
+            printf("# %d ranks%s\n", world->size, world->crowded ? ", fewer processors" : "");
+        comm_table_head(sizes, "host, and MPI_Allreduce (type: MPI) in turn with it", "");
     }
     for (size_t bytes = sizes->smallest; bytes <= sizes->largest && n_wrong == 0;
          bytes *= (size_t)sizes->factor)
-        PHX_TRY(run_size(bench, bytes, &n_wrong));
+        PHX_TRY(run_size(bench, sizes, bytes, &n_wrong));
     phx_comm_finish(bench->comm);
     phx_comm_destroy(bench->comm);
     phx_stream_destroy(bench->stream);
@@ -143,7 +150,7 @@ static enum phx_status run(struct phx_world *world, const struct comm_sizes *siz
 int main(int argc, char **argv)
 {
     struct phx_world *world = NULL;
-    struct comm_sizes sizes = {SMALLEST, LARGEST, 2};
+    struct comm_sizes sizes = {SMALLEST, LARGEST, 2, false};
     enum phx_status status = phx_world_mpi_create(&argc, &argv, &world);
     if (status == PHX_OK) status = phx_world_agree(world, comm_sizes_parse(argc, argv, &sizes));
     if (status == PHX_OK && world->size < 2)

@@ -1,13 +1,16 @@
 /* All-reduce between GPUs, one a rank, in each of the ways that a communicator knows.
  *
- *     mpirun -np 2 [options] bench_comm_gpu [-b MIN] [-e MAX] [-f FACTOR]    sizes as 8, 64K, 4M
+ *     mpirun -np 2 [options] bench_comm_gpu [-b MIN] [-e MAX] [-f FACTOR] [-j]    sizes as 8, 64K,
+ * 4M
  *
  * Each number is the median over launches of a graph, in which sums in bf16 follow each other, each
  * in place of the one before: dependent, as the layers of a model are. `with norm` is the same with
  * residual and norm, phx_comm_reduce_norm(), of rows of 4096. The sums timed are of zeros, which
- * take as long as any; `#wrong` counts the wrong ones among sums of small whole numbers. The ways
- * are NCCL's, ours between GPUs, and last the sum through the hosts, which no graph can hold. The
- * table is that of nccl-tests. A wrong value anywhere makes the program fail. */
+ * take as long as any; `#wrong` counts the wrong values among sums of small whole numbers, alone
+ * and with residual and norm. The ways are NCCL's, ours between GPUs, and last the sum through the
+ * hosts, which no graph can hold. The table is that of nccl-tests; -j: an object a line. A wrong
+ * value anywhere makes the program fail. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -35,6 +38,9 @@ struct bench {
     struct phx_comm *comm;
     struct phx_buffer *buffer, *residual, *weight, *out;
     uint16_t *values; /* bf16, of the largest sum */
+    float *floats;    /* likewise */
+    const struct comm_sizes *sizes;
+    const char *way;
 };
 
 static struct phx_reduce_norm operands(const struct bench *bench, int64_t n)
@@ -110,6 +116,13 @@ static float value_of(int rank, int64_t i)
     return (float)((int)(phx_mix64((uint64_t)rank << 40 ^ (uint64_t)i) % 15) - 7);
 }
 
+static float sum_of(const struct bench *bench, int64_t i)
+{
+    float sum = 0;
+    for (int r = 0; r < bench->world->size; r++) sum += value_of(r, i);
+    return sum;
+}
+
 /* Of this rank. */
 static enum phx_status count_wrong(struct bench *bench, int64_t n, int64_t *out)
 {
@@ -124,10 +137,42 @@ static enum phx_status count_wrong(struct bench *bench, int64_t n, int64_t *out)
     PHX_TRY(phx_stream_synchronize(bench->stream));
     phx_graph_destroy(graph);
     *out = 0;
-    for (int64_t i = 0; i < n; i++) {
-        float sum = 0;
-        for (int r = 0; r < bench->world->size; r++) sum += value_of(r, i);
-        *out += phx_f32_from_bf16(bench->values[i]) != sum;
+    for (int64_t i = 0; i < n; i++) *out += phx_f32_from_bf16(bench->values[i]) != sum_of(bench, i);
+    return PHX_OK;
+}
+
+/* Of a sum with residual and norm: the residual is the sum itself, and the output is that over its
+ * root mean square, as far as two roundings to bf16 go. */
+static enum phx_status count_wrong_norm(struct bench *bench, int64_t n, int64_t *out)
+{
+    const struct phx_reduce_norm args = operands(bench, n);
+    const int64_t rows = args.partial.rows, cols = args.partial.cols;
+    struct phx_graph *graph;
+    for (int64_t i = 0; i < n; i++)
+        bench->values[i] = phx_bf16_from_f32(value_of(bench->world->rank, i));
+    for (int64_t i = 0; i < cols; i++) bench->floats[i] = 1;
+    PHX_TRY(phx_tensor_upload(bench->stream, args.weight, bench->floats));
+    PHX_TRY(phx_stream_synchronize(bench->stream));
+    PHX_TRY(phx_tensor_upload(bench->stream, args.partial, bench->values));
+    PHX_TRY(record(bench, n, true, 1, &graph));
+    PHX_TRY(launch(bench, graph, n, true, 1));
+    PHX_TRY(phx_tensor_download(bench->stream, args.out, bench->values));
+    PHX_TRY(phx_tensor_download(bench->stream, args.residual, bench->floats));
+    PHX_TRY(phx_stream_synchronize(bench->stream));
+    phx_graph_destroy(graph);
+    for (int64_t row = 0; row < rows; row++) {
+        double squares = 0;
+        for (int64_t i = row * cols; i < (row + 1) * cols; i++) {
+            double sum = (double)sum_of(bench, i);
+            squares += sum * sum;
+        }
+        const double root = sqrt(squares / (double)cols + (double)args.epsilon);
+        for (int64_t i = row * cols; i < (row + 1) * cols; i++) {
+            const float sum = sum_of(bench, i);
+            const double expected = (double)sum / root;
+            double apart = fabs((double)phx_f32_from_bf16(bench->values[i]) - expected);
+            *out += bench->floats[i] != sum || !(apart <= fabs(expected) / 100);
+        }
     }
     return PHX_OK;
 }
@@ -141,6 +186,7 @@ static enum phx_status run_size(struct bench *bench, size_t bytes, int64_t *n_wr
     int64_t *all = calloc((size_t)bench->world->size, sizeof *all);
     PHX_ASSERT(all != NULL);
     PHX_TRY(count_wrong(bench, n, &mine));
+    PHX_TRY(count_wrong_norm(bench, n, &mine));
     PHX_TRY(phx_world_allgather(bench->world, &mine, sizeof mine, all));
     for (int r = 0; r < bench->world->size; r++) wrong += all[r];
     free(all);
@@ -148,7 +194,14 @@ static enum phx_status run_size(struct bench *bench, size_t bytes, int64_t *n_wr
     PHX_TRY(time_sum(bench, n, true, &norm_us));
     *n_wrong += wrong;
     if (bench->world->rank != 0) return PHX_OK;
-    comm_table_row(bytes, 2, "bfloat16", bench->world->size, sum_us, wrong, norm_us);
+    comm_table_row(bench->sizes, &(struct comm_row){.way = bench->way,
+                                                    .type = "bfloat16",
+                                                    .bytes = bytes,
+                                                    .element_bytes = 2,
+                                                    .size = bench->world->size,
+                                                    .us = sum_us,
+                                                    .n_wrong = wrong,
+                                                    .norm_us = norm_us});
     return PHX_OK;
 }
 
@@ -163,8 +216,9 @@ static enum phx_status run_way(struct bench *bench, enum phx_comm_kind kind, enu
         &bench->comm));
     PHX_TRY(phx_comm_buffer(bench->comm, largest, &bench->buffer));
     phx_comm_describe(bench->comm, text, sizeof text);
-    snprintf(name, sizeof name, "%s: %s", kind == PHX_COMM_HOST ? "host" : names[way], text);
-    if (bench->world->rank == 0) comm_table_head(name, "with norm");
+    bench->way = kind == PHX_COMM_HOST ? "host" : names[way];
+    snprintf(name, sizeof name, "%s: %s", bench->way, text);
+    if (bench->world->rank == 0) comm_table_head(sizes, name, "with norm");
     for (size_t bytes = sizes->smallest; bytes <= largest; bytes *= (size_t)sizes->factor)
         PHX_TRY(run_size(bench, bytes, n_wrong));
     phx_comm_finish(bench->comm);
@@ -175,7 +229,7 @@ static enum phx_status run_way(struct bench *bench, enum phx_comm_kind kind, enu
 static enum phx_status run(struct phx_world *world, const struct comm_sizes *sizes)
 {
     const size_t largest = sizes->largest;
-    struct bench own = {.world = world}, *bench = &own;
+    struct bench own = {.world = world, .sizes = sizes}, *bench = &own;
     struct phx_device_options options = {.kind = PHX_DEVICE_CUDA, .n_threads = 1};
     struct phx_device_info info;
     const size_t floats = largest / 2 * sizeof(float);
@@ -191,14 +245,16 @@ static enum phx_status run(struct phx_world *world, const struct comm_sizes *siz
     PHX_TRY(phx_buffer_create(bench->device, COLS * sizeof(float), &bench->weight));
     PHX_TRY(phx_buffer_create(bench->device, largest, &bench->out));
     bench->values = malloc(largest);
-    PHX_ASSERT(bench->values != NULL);
+    bench->floats = malloc(floats > COLS * sizeof(float) ? floats : COLS * sizeof(float));
+    PHX_ASSERT(bench->values != NULL && bench->floats != NULL);
     phx_device_info(bench->device, &info);
-    if (world->rank == 0) printf("# %d x %s\n", world->size, info.name);
+    if (world->rank == 0 && !sizes->json) printf("# %d x %s\n", world->size, info.name);
     for (int way = PHX_ALLREDUCE_NCCL; way <= PHX_ALLREDUCE_FUSED; way++)
         PHX_TRY(run_way(bench, PHX_COMM_NCCL, (enum phx_allreduce)way, sizes, &n_wrong));
     PHX_TRY(run_way(bench, PHX_COMM_NCCL, PHX_ALLREDUCE_AUTO, sizes, &n_wrong));
     PHX_TRY(run_way(bench, PHX_COMM_HOST, PHX_ALLREDUCE_AUTO, sizes, &n_wrong));
     free(bench->values);
+    free(bench->floats);
     phx_buffer_destroy(bench->residual);
     phx_buffer_destroy(bench->weight);
     phx_buffer_destroy(bench->out);
@@ -212,7 +268,7 @@ static enum phx_status run(struct phx_world *world, const struct comm_sizes *siz
 int main(int argc, char **argv)
 {
     struct phx_world *world = NULL;
-    struct comm_sizes sizes = {SMALLEST, LARGEST, 2};
+    struct comm_sizes sizes = {SMALLEST, LARGEST, 2, false};
     enum phx_status status = phx_world_mpi_create(&argc, &argv, &world);
     if (status == PHX_OK) status = phx_world_agree(world, comm_sizes_parse(argc, argv, &sizes));
     if (status == PHX_OK && world->size < 2)

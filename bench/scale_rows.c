@@ -85,7 +85,7 @@ static void take(struct scale_point *p, const json_t *row)
     p->sum_us_one_row = old * p->sum_us_one_row + number(row, "sum_us_one_row") / n;
     p->read_gb_s = old * p->read_gb_s + number(row, "read_gb_per_s") / n;
     p->peak_tflop_s = old * p->peak_tflop_s + number(row, "peak_tflop_per_s") / n;
-    if (stages != NULL) take_stages(p, row, stages);
+    if (stages != NULL && number(row, "stages_step_ms") > 0) take_stages(p, row, stages);
     p->peak_bytes = fmax(p->peak_bytes, number(row, "peak_bytes"));
     p->sum_rows = (int32_t)number(row, "sum_rows");
     snprintf(p->hash, sizeof p->hash, "%s", text(row, "token_hash"));

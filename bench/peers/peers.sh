@@ -85,13 +85,16 @@ generate() { # RANKS MODES
 decoder() { # RANKS
     local start=("$python")
     [ "$1" -eq 1 ] || start=("$python" -m torch.distributed.run --nproc-per-node "$1")
-    "${start[@]}" bench/peers/torch_decoder.py --context "$context"
+    "${start[@]}" bench/peers/torch_decoder.py --shape "$shape bf16" --context "$context"
 }
 on_gpus() { # RANKS
     keep phalanx "$1" "$shape bf16" -m "$model" --load-format dummy
     has torch "transformers and the compiled decoder" || return 0
     [ "$1" -eq 1 ] && modes=eager,static || modes=eager
-    ! has transformers "transformers' generate()" || keep generate "$1" "$modes"
+    if has transformers "transformers' generate()"; then
+        [ "$1" -gt 1 ] && ! has accelerate "transformers' tensor parallelism" ||
+            keep generate "$1" "$modes"
+    fi
     [ "$shape" != llama-3.1-8b ] || keep decoder "$1"
 }
 on_cpu() { # TYPE
@@ -134,11 +137,20 @@ def cell(found, name):
     if not values:
         return ""
     return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
-print("medians over rounds, and their range\n")
-print("| shape, weights | by | ranks | ms a token | prompt, ms |")
-print("|---|---|---:|---:|---:|")
+def median(found, name):
+    values = [row[name] for row in found if name in row]
+    return statistics.median(values) if values else None
+def over_ours(found, ours, name):
+    a, b = median(found, name), median(ours, name)
+    return f"{a / b:.2f}" if a and b else ""
+print("medians over rounds, and their range; how many times as long as Phalanx on as many ranks\n")
+print("| shape, weights | by | ranks | ms a token | times ours | prompt, ms | times ours |")
+print("|---|---|---:|---:|---:|---:|---:|")
 for (shape, by, tp), found in rows.items():
-    cells = [shape, by, str(tp), cell(found, "ms_per_token"), cell(found, "prompt_ms")]
+    ours = rows.get((shape, "phalanx", tp), [])
+    cells = [shape, by, str(tp)]
+    for name in ("ms_per_token", "prompt_ms"):
+        cells += [cell(found, name), over_ours(found, ours, name)]
     print("|", " | ".join(cells), "|")
 ' "$work/lines"
     printf '\n```json\n'

@@ -7,7 +7,8 @@ Random weights from a config.json; one JSON line a mode, milliseconds a token.
 
 A model that is cut over ranks is only made from a checkpoint: with several ranks one with random
 weights is written to --scratch first, and removed again. transformers wants the package accelerate
-for that.
+for that (where nothing can be installed: pip install --target FOLDER accelerate elsewhere, and
+PYTHONPATH=FOLDER).
 """
 import argparse
 import json
@@ -23,6 +24,14 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM
 
 
+def tensor_parallel():
+    try:  # since 5.17
+        from transformers.distributed import DistributedConfig
+    except ImportError:
+        return {"tp_plan": "auto"}
+    return {"distributed_config": DistributedConfig(tp_plan="auto")}
+
+
 def make_model(args, config, device, tp, rank):
     torch.manual_seed(4711)
     if tp == 1:
@@ -32,9 +41,10 @@ def make_model(args, config, device, tp, rank):
     if rank == 0:
         with device:
             AutoModelForCausalLM.from_config(config, dtype=args.dtype).save_pretrained(folder)
-        torch.cuda.empty_cache()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     dist.barrier()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=args.dtype, tp_plan="auto")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=args.dtype, **tensor_parallel())
     dist.barrier()
     if rank == 0:
         shutil.rmtree(folder)

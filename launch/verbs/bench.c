@@ -201,6 +201,13 @@ static void describe(const struct job *job, const struct phx_run *run, struct ph
     if (run->checkpoint != NULL) out->model_bytes = (double)run->load.file_bytes;
 }
 
+/* Collective. */
+static enum phx_status describe_load(const struct phx_run *run, struct phx_bench_setup *out)
+{
+    PHX_TRY(phx_bench_most(run->world, run->load.seconds, &out->load_s));
+    return phx_bench_most(run->world, (double)run->load.read_bytes, &out->load_bytes);
+}
+
 static enum phx_status lead(struct job *job, struct phx_run *run, struct phx_bench_setup *setup)
 {
     describe(job, run, setup);
@@ -225,6 +232,7 @@ static enum phx_status run_setup(struct job *job, const struct phx_options *opti
     struct phx_run_needs needs = phx_bench_tests_needs(&job->tests, run->config, step);
     PHX_TRY_GOTO(phx_run_start(run, &needs), done);
     PHX_TRY_GOTO(phx_bench_yardsticks_measure(run, &setup->yardsticks), done);
+    PHX_TRY_GOTO(describe_load(run, setup), done);
     PHX_TRY_GOTO(gather_hosts(job->world, &hosts), done);
     setup->hosts = hosts;
     status = options->fill == PHX_FILL_NOISE ? phx_bench_noise_fill(run) : PHX_OK;

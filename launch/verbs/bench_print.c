@@ -190,6 +190,9 @@ static void set_setup(json_t *o, const struct phx_bench_setup *s)
     json_object_set_new(o, "model_n_params", json_integer((json_int_t)s->n_params));
     json_object_set_new(o, "n_batch", json_integer(s->step_tokens));
     json_object_set_new(o, "n_ubatch", json_integer(s->part_tokens));
+    json_object_set_new(o, "load_seconds", json_real(s->load_s));
+    json_object_set_new(o, "load_gb_per_s",
+                        json_real(s->load_s > 0 ? 1e-9 * s->load_bytes / s->load_s : 0));
     json_object_set_new(o, "n_threads", json_integer(s->n_threads));
     json_object_set_new(o, "type_k", json_string(dtype_name(s->kv_dtype)));
     json_object_set_new(o, "type_v", json_string(dtype_name(s->kv_dtype)));

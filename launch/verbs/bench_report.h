@@ -22,6 +22,7 @@ struct phx_bench_setup {
     int32_t step_tokens, part_tokens; ///< -b, -ub
     enum phx_dtype kv_dtype, weight_dtype;
     double n_params, model_bytes;
+    double load_s, load_bytes;              ///< most of any rank; made-up weights have no bytes
     struct phx_bench_yardsticks yardsticks; ///< the least of all ranks
 };
 

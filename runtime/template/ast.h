@@ -107,12 +107,17 @@ enum phx_status phx_tparser_expect(struct phx_tparser *p, enum phx_ttoken_kind k
 enum phx_status phx_tparser_name(struct phx_tparser *p, struct phx_slice *out);
 enum phx_status phx_tparser_node(struct phx_tparser *p, enum phx_tnode_kind kind,
                                  struct phx_tnode **out);
+/// A node with its first two parts, of which either may be NULL.
+enum phx_status phx_tparser_make(struct phx_tparser *p, enum phx_tnode_kind kind,
+                                 struct phx_tnode *a, struct phx_tnode *b, struct phx_tnode **out);
 /// Nested parts: depth is counted up, and the caller counts it down.
 enum phx_status phx_tparser_enter(struct phx_tparser *p);
 
 /// An expression; with `conditions`, it may be a if b else c.
 enum phx_status phx_tparse_expression(struct phx_tparser *p, bool conditions,
                                       struct phx_tnode **out);
+/// What operators stand between, with its sign, and the filters and tests behind it.
+enum phx_status phx_tparse_operand(struct phx_tparser *p, struct phx_tnode **out);
 /// Expressions with commas between, as a tuple; one alone is itself.
 enum phx_status phx_tparse_tuple(struct phx_tparser *p, bool conditions, struct phx_tnode **out);
 /// Names, with commas between if there are several, or one attribute of a namespace: what for and

@@ -72,6 +72,15 @@ enum phx_status phx_tparser_node(struct phx_tparser *p, enum phx_tnode_kind kind
     return PHX_OK;
 }
 
+enum phx_status phx_tparser_make(struct phx_tparser *p, enum phx_tnode_kind kind,
+                                 struct phx_tnode *a, struct phx_tnode *b, struct phx_tnode **out)
+{
+    PHX_TRY(phx_tparser_node(p, kind, out));
+    (*out)->a = a;
+    (*out)->b = b;
+    return PHX_OK;
+}
+
 enum phx_status phx_tparser_enter(struct phx_tparser *p)
 {
     if (++p->depth <= MAX_PARSE_DEPTH) return PHX_OK;

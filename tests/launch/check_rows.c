@@ -29,6 +29,8 @@ static const struct {
     {"model_n_params", JSON_INTEGER},
     {"n_batch", JSON_INTEGER},
     {"n_ubatch", JSON_INTEGER},
+    {"load_seconds", JSON_REAL},
+    {"load_gb_per_s", JSON_REAL},
     {"n_threads", JSON_INTEGER},
     {"type_k", JSON_STRING},
     {"type_v", JSON_STRING},
@@ -152,6 +154,9 @@ static void check_row(const json_t *row, int n_ranks, double most)
                 1) < 1e-6,
            "floor_fraction");
     expect(number(row, "tp_size") == n_ranks, "tp_size");
+    bool made_up = json_is_true(json_object_get(row, "dummy_weights"));
+    expect(number(row, "load_seconds") > 0 && (number(row, "load_gb_per_s") == 0) == made_up,
+           "load");
     expect((number(row, "reduced_bytes_per_step") > 0) == (n_ranks > 1), "reduced bytes");
     expect(n_ranks > 1 || number(row, "comm_share") == 0, "comm_share of one rank");
     expect(number(row, "read_gb_per_s") > 0 && number(row, "peak_tflop_per_s") > 0, "yardsticks");

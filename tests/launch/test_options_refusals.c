@@ -46,6 +46,8 @@ static const struct {
     {"bench|-pg|512", "-pg 512: must be two numbers, like 512,128"},
     {"bench|-pg|512,0", "-pg 0: must be 1 or more"},
     {"bench|-o|xml", "-o xml: must be md, csv, json or jsonl"},
+    {"serve|a/model", "a/model: not an option of serve; a model is given with -m MODEL"},
+    {"topology|a", "a: not an option of topology"},
     {"perplexity|a.txt", "a.txt: not an option of perplexity; a text is given with -f FILE"},
     {"audit|--json", "--json: needs a value, FILE"},
     {"audit|--heads|0|--brief", "--brief shows no single heads: leave out --heads or --brief"},

@@ -1,104 +1,20 @@
 /* Communicators over ranks as threads: every rank can work out what all ranks gave, so each result
- * is compared with the sum or the gather made naively from that. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <setjmp.h>
-
-#include <cmocka.h>
+ * is compared with the sum or the gather made naively from that. How they fail:
+ * test_comm_failures.c. */
+#include "tests/support/check.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "kernels/backend.h"
 #include "kernels/base/random.h"
-#include "parallel/comm_impl.h"
-#include "parallel/world_threads.h"
+#include "kernels/ops.h"
+#include "tests/parallel/comm_bench.h"
 #include "tests/parallel/rank_check.h"
 
-enum { MAX_SIZE = 8, GUARD = 0x5a };
+enum { GUARD = 0x5a };
 
 static const enum phx_dtype float_types[] = {PHX_F32, PHX_F16, PHX_BF16};
-
-/* What the body of a rank works with. */
-struct bench {
-    struct phx_device *device;
-    struct phx_stream *stream;
-    struct phx_comm *comm;
-};
-
-struct setting {
-    enum phx_comm_kind kind;
-    int ranks_per_node; /* 0: all on one */
-    bool staged;        /* pretend that the host cannot see the device's memory */
-    size_t max_bytes;
-};
-
-static const struct setting near = {PHX_COMM_HOST, 0, false, 1 << 20};
-
-static enum phx_status bench_open(struct bench *bench, struct phx_world *world,
-                                  const struct setting *setting)
-{
-    struct phx_device_options device = {.kind = PHX_DEVICE_CPU, .n_threads = 1, .compute = PHX_F32};
-    struct phx_limits limits = {.max_rows = 64,
-                                .max_seqs = 1,
-                                .max_length = 1,
-                                .max_in = 64,
-                                .max_out = 64,
-                                .max_vocab = 64,
-                                .max_heads = 1,
-                                .max_kv_heads = 1,
-                                .max_head_dim = 8};
-    struct phx_comm_options options = {.kind = setting->kind,
-                                       .max_reduce_bytes = setting->max_bytes,
-                                       .max_gather_bytes = setting->max_bytes};
-    memset(bench, 0, sizeof *bench);
-    PHX_TRY(phx_device_create(&device, &bench->device));
-    if (setting->staged) bench->device->info.kind = PHX_DEVICE_CUDA;
-    PHX_TRY(phx_stream_create(bench->device, &limits, &bench->stream));
-    return phx_comm_create(world, bench->device, &options, &bench->comm);
-}
-
-static void bench_close(struct bench *bench, enum phx_status status)
-{
-    if (status == PHX_OK) phx_comm_finish(bench->comm);
-    phx_comm_destroy(bench->comm);
-    phx_stream_destroy(bench->stream);
-    phx_device_destroy(bench->device);
-}
-
-/* A test: its body between open and close, on every rank. */
-struct test {
-    enum phx_status (*body)(struct phx_world *world, struct bench *bench, void *user);
-    const struct setting *setting;
-    void *user;
-};
-
-static enum phx_status run_rank(struct phx_world *world, void *user)
-{
-    const struct test *test = user;
-    struct bench bench;
-    enum phx_status status = bench_open(&bench, world, test->setting);
-    if (status == PHX_OK) status = test->body(world, &bench, test->user);
-    bench_close(&bench, status);
-    return status;
-}
-
-static enum phx_status run(int size, const struct setting *setting,
-                           enum phx_status (*body)(struct phx_world *, struct bench *, void *),
-                           void *user)
-{
-    struct test test = {body, setting, user};
-    int ranks_per_node = setting->ranks_per_node > 0 ? setting->ranks_per_node : size;
-    return phx_world_threads_run_on_nodes(size, ranks_per_node, run_rank, &test);
-}
-
-static void expect_ok(enum phx_status status)
-{
-    if (status != PHX_OK) fail_msg("%s: %s", phx_status_text(status), phx_fail_sentence());
-}
 
 /* ---- values ---- */
 
@@ -199,7 +115,7 @@ static void expect_sums(int size, const struct setting *setting, struct sums sum
 {
     for (int own_buffer = 0; own_buffer < 2; own_buffer++) {
         sums.own_buffer = own_buffer;
-        expect_ok(run(size, setting, reduce, &sums));
+        assert_ok(comm_bench_run(size, setting, reduce, &sums));
     }
 }
 
@@ -287,7 +203,8 @@ static enum phx_status reduce_mixture(struct phx_world *world, struct bench *ben
 static void test_mixture(void **state)
 {
     (void)state;
-    for (int size = 2; size <= 6; size += 2) expect_ok(run(size, &near, reduce_mixture, NULL));
+    for (int size = 2; size <= 6; size += 2)
+        assert_ok(comm_bench_run(size, &near, reduce_mixture, NULL));
 }
 
 /* ---- reduce and norm ---- */
@@ -355,16 +272,16 @@ static void test_reduce_norm_is_its_composition(void **state)
     (void)state;
     for (int size = 1; size <= 4; size++)
         for (int start = 0; start < 2; start++) {
-            expect_ok(run(size, &near, compare_norms, &(struct norms){1, 1023, start}));
-            expect_ok(run(size, &near, compare_norms, &(struct norms){5, 601, start}));
-            expect_ok(run(size, &near, compare_norms, &(struct norms){11, 2049, start}));
+            assert_ok(comm_bench_run(size, &near, compare_norms, &(struct norms){1, 1023, start}));
+            assert_ok(comm_bench_run(size, &near, compare_norms, &(struct norms){5, 601, start}));
+            assert_ok(comm_bench_run(size, &near, compare_norms, &(struct norms){11, 2049, start}));
         }
     struct setting staged = {PHX_COMM_HOST, 0, true, 1 << 16};
-    expect_ok(run(3, &staged, compare_norms, &(struct norms){5, 601, false}));
+    assert_ok(comm_bench_run(3, &staged, compare_norms, &(struct norms){5, 601, false}));
     struct setting nodes = {PHX_COMM_HOST, 2, false, 1 << 16};
-    expect_ok(run(3, &nodes, compare_norms, &(struct norms){5, 601, false}));
+    assert_ok(comm_bench_run(3, &nodes, compare_norms, &(struct norms){5, 601, false}));
     struct setting solo = {PHX_COMM_SOLO, 0, false, 1 << 16};
-    expect_ok(run(1, &solo, compare_norms, &(struct norms){5, 601, true}));
+    assert_ok(comm_bench_run(1, &solo, compare_norms, &(struct norms){5, 601, true}));
 }
 
 /* ---- gather ---- */
@@ -451,14 +368,14 @@ static void test_gather(void **state)
         {PHX_F32, 3, {40000, 39992, 39991, 9, 0, 0, 0, 1}, 2},
     };
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-        expect_ok(run(1, &solo, gather_rounds, &cases[c]));
+        assert_ok(comm_bench_run(1, &solo, gather_rounds, &cases[c]));
         for (size_t s = 0; s < sizeof settings / sizeof settings[0]; s++)
             for (int size = 1; size <= MAX_SIZE; size += s == 0 ? 1 : 3)
-                expect_ok(run(size, settings[s], gather_rounds, &cases[c]));
+                assert_ok(comm_bench_run(size, settings[s], gather_rounds, &cases[c]));
     }
 }
 
-/* ---- positions, failure, absence ---- */
+/* ---- positions, unequal limits ---- */
 
 static enum phx_status count_calls(struct phx_world *world, struct bench *bench, void *user)
 {
@@ -490,115 +407,8 @@ static void test_positions(void **state)
 {
     (void)state;
     struct setting solo = {PHX_COMM_SOLO, 0, false, 500};
-    expect_ok(run(1, &solo, count_calls, NULL));
-    expect_ok(run(3, &near, count_calls, NULL));
-}
-
-struct loss {
-    int64_t n;
-    bool own_buffer;
-    enum phx_status seen[MAX_SIZE];
-};
-
-static enum phx_status lose_a_peer(struct phx_world *world, struct bench *bench, void *user)
-{
-    struct loss *loss = user;
-    struct phx_buffer *buffer;
-    PHX_TRY(phx_comm_buffer(bench->comm, (size_t)loss->n * sizeof(float), &buffer));
-    struct phx_tensor x = phx_tensor_view(buffer, 0, PHX_F32, 1, loss->n);
-    PHX_TRY(phx_comm_all_reduce(bench->comm, bench->stream, x));
-    if (world->rank == 1) {
-        struct timespec pause = {.tv_nsec = 5000000};
-        nanosleep(&pause, NULL);
-        return phx_fail(PHX_DEVICE, "rank 1 is gone");
-    }
-    loss->seen[world->rank] = phx_comm_all_reduce(bench->comm, bench->stream, x);
-    return loss->seen[world->rank];
-}
-
-static void test_no_wait_outlives_its_peers(void **state)
-{
-    (void)state;
-    struct setting nodes = {PHX_COMM_HOST, 2, false, 1 << 10};
-    const struct setting *settings[] = {&near, &nodes};
-    for (size_t s = 0; s < 2; s++)
-        for (int64_t n = 100; n < 1000000; n *= 100) {
-            struct loss loss = {.n = n};
-            assert_int_equal(run(4, settings[s], lose_a_peer, &loss), PHX_DEVICE);
-            assert_string_equal(phx_fail_sentence(), "rank 1 is gone");
-            for (int r = 0; r < 4; r++)
-                if (r != 1) assert_int_equal(loss.seen[r], PHX_PEER);
-        }
-}
-
-static enum phx_status need_nccl(struct phx_world *world, void *user)
-{
-    (void)user;
-    struct bench bench;
-    struct setting setting = {.kind = PHX_COMM_NCCL};
-    enum phx_status status = bench_open(&bench, world, &setting);
-    RANK_CHECK(status == PHX_UNSUPPORTED && bench.comm == NULL); /* and all ranks were told */
-    bench_close(&bench, status);
-    return PHX_OK;
-}
-
-/* A rank that fails alone in one of the phases of phx_comm_create(). */
-struct planted {
-    bool in_create;
-    int rank;
-    enum phx_status seen[MAX_SIZE];
-};
-
-static _Thread_local const struct planted *planted;
-
-static enum phx_status fail_if_planted(int rank, bool in_create)
-{
-    if (planted->in_create != in_create || planted->rank != rank) return PHX_OK;
-    return phx_fail(PHX_DEVICE, "not an error, a test of failing alone");
-}
-
-static enum phx_status create_or_fail(struct phx_world *world, struct phx_device *device,
-                                      const struct phx_comm_options *options, struct phx_comm **out)
-{
-    PHX_TRY(fail_if_planted(world->rank, true));
-    return phx_comm_host.create(world, device, options, out);
-}
-
-static enum phx_status connect_or_fail(struct phx_comm *comm)
-{
-    PHX_TRY(phx_comm_host.connect(comm));
-    return fail_if_planted(comm->world->rank, false);
-}
-
-static enum phx_status fail_alone(struct phx_world *world, void *user)
-{
-    struct planted *p = user;
-    struct phx_comm_ops ops = phx_comm_host;
-    struct phx_comm *comm = NULL;
-    struct phx_device *device;
-    const struct phx_comm_options options = {.kind = PHX_COMM_HOST, .max_reduce_bytes = 1000};
-    planted = p;
-    ops.create = create_or_fail;
-    ops.connect = connect_or_fail;
-    PHX_TRY(phx_device_create(&(struct phx_device_options){.kind = PHX_DEVICE_CPU, .n_threads = 1},
-                              &device));
-    p->seen[world->rank] = phx_comm_create_as(&ops, world, device, &options, &comm);
-    RANK_CHECK(comm == NULL && phx_fail_sentence()[0] == '\0');
-    phx_device_destroy(device);
-    return PHX_OK;
-}
-
-static void test_ranks_fail_together(void **state)
-{
-    (void)state;
-    for (int ranks_per_node = 2; ranks_per_node <= 3; ranks_per_node++)
-        for (int in_create = 0; in_create < 2; in_create++)
-            for (int rank = 0; rank < 3; rank++) {
-                struct planted p = {in_create, rank, {0}};
-                expect_ok(phx_world_threads_run_on_nodes(3, ranks_per_node, fail_alone, &p));
-                for (int r = 0; r < 3; r++)
-                    assert_int_equal(p.seen[r], r == rank ? PHX_DEVICE : PHX_PEER);
-            }
+    assert_ok(comm_bench_run(1, &solo, count_calls, NULL));
+    assert_ok(comm_bench_run(3, &near, count_calls, NULL));
 }
 
 /* A rank's share of the vocabulary may be smaller than another's. */
@@ -608,24 +418,16 @@ static enum phx_status give_unequally(struct phx_world *world, void *user)
     struct setting setting = {PHX_COMM_HOST, 0, false, 100 + 500 * (size_t)(2 - world->rank)};
     struct bench bench;
     (void)user;
-    enum phx_status status = bench_open(&bench, world, &setting);
+    enum phx_status status = comm_bench_open(&bench, world, &setting);
     if (status == PHX_OK) status = gather_rounds(world, &bench, (void *)&gather);
-    bench_close(&bench, status);
+    comm_bench_close(&bench, status);
     return status;
 }
 
 static void test_unequal_limits(void **state)
 {
     (void)state;
-    expect_ok(phx_world_threads_run(3, give_unequally, NULL));
-}
-
-/* Without a GPU, or in a build without NCCL. */
-static void test_no_nccl_on_the_cpu(void **state)
-{
-    (void)state;
-    expect_ok(phx_world_threads_run(1, need_nccl, NULL));
-    phx_comm_destroy(NULL);
+    assert_ok(phx_world_threads_run(3, give_unequally, NULL));
 }
 
 int main(void)
@@ -641,10 +443,7 @@ int main(void)
         cmocka_unit_test(test_reduce_norm_is_its_composition),
         cmocka_unit_test(test_gather),
         cmocka_unit_test(test_positions),
-        cmocka_unit_test(test_no_wait_outlives_its_peers),
-        cmocka_unit_test(test_ranks_fail_together),
         cmocka_unit_test(test_unequal_limits),
-        cmocka_unit_test(test_no_nccl_on_the_cpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

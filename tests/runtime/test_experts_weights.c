@@ -9,7 +9,7 @@
 #include "kernels/base/dtype.h"
 #include "runtime/loader.h"
 #include "runtime/weights_check.h"
-#include "tests/support/write_model.h"
+#include "tests/runtime/written_model.h"
 
 static const char config_json[] =
     "{\"model_type\": \"qwen2_moe\", \"hidden_size\": 40, \"intermediate_size\": 56,"
@@ -19,38 +19,8 @@ static const char config_json[] =
     "\"moe_intermediate_size\": 44, \"shared_expert_intermediate_size\": 28,"
     "\"mlp_only_layers\": [1], \"dtype\": \"bfloat16\"}";
 
-struct model {
-    char *folder;
-    struct phx_config *config;
-    struct phx_checkpoint *file;
-};
-
-static void open_model(const struct test_model *test, struct model *m)
-{
-    m->folder = test_folder_create();
-    test_model_write(m->folder, test);
-    assert_ok(phx_config_load(m->folder, &m->config));
-    assert_ok(phx_checkpoint_open(m->folder, &m->file));
-}
-
-static void close_model(struct model *m)
-{
-    phx_checkpoint_destroy(m->file);
-    phx_config_destroy(m->config);
-    test_folder_destroy(m->folder);
-}
-
-static struct phx_shard_plan *plan_of(const struct phx_config *config, int size, int rank)
-{
-    struct phx_layer_shape layers[8];
-    struct phx_shard_plan *plan = NULL;
-    struct phx_model_shape shape = phx_config_shape(config, layers);
-    assert_ok(phx_shard_plan_create(&shape, size, rank, &plan));
-    return plan;
-}
-
 /* Rows [row, ...) of a weight are the rectangle rows x cols of the tensor of this name. */
-static void check_rectangle(const struct model *m, struct phx_stream *stream,
+static void check_rectangle(const struct written_model *m, struct phx_stream *stream,
                             const struct phx_weight *weight, int64_t row, const char *name,
                             struct phx_interval rows, struct phx_interval cols)
 {
@@ -74,7 +44,7 @@ static void check_rectangle(const struct model *m, struct phx_stream *stream,
 }
 
 /* Returns how many bytes of the layer's experts there are. */
-static size_t check_layer(const struct model *m, struct phx_stream *stream,
+static size_t check_layer(const struct written_model *m, struct phx_stream *stream,
                           const struct phx_weights *weights, const struct phx_shard_plan *plan,
                           int32_t l)
 {
@@ -118,11 +88,11 @@ static size_t check_layer(const struct model *m, struct phx_stream *stream,
 static void every_rank_gets_its_own(void **state)
 {
     (void)state;
-    struct model m;
+    struct written_model m;
     struct phx_device *device = NULL;
     struct phx_stream *stream = NULL;
     const struct phx_limits limits = {.max_rows = 1, .max_in = 64, .max_out = 64};
-    open_model(&(struct test_model){.config_json = config_json}, &m);
+    written_model_open(&(struct test_model){.config_json = config_json}, &m);
     assert_ok(phx_device_create(
         &(struct phx_device_options){.kind = PHX_DEVICE_CPU, .n_threads = 1}, &device));
     assert_ok(phx_stream_create(device, &limits, &stream));
@@ -152,7 +122,7 @@ static void every_rank_gets_its_own(void **state)
     }
     phx_stream_destroy(stream);
     phx_device_destroy(device);
-    close_model(&m);
+    written_model_close(&m);
 }
 
 static bool without_one(struct phx_tensor_to_write *tensor)
@@ -199,8 +169,8 @@ static void what_is_wrong_is_named(void **state)
          {"experts.2.down_proj.weight", "one type"}},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct model m;
-        open_model(&rows[i].model, &m);
+        struct written_model m;
+        written_model_open(&rows[i].model, &m);
         struct phx_shard_plan *plan = plan_of(m.config, 1, 0);
         phx_fail_clear();
         assert_int_equal(phx_weights_check(m.config, plan, m.file), rows[i].status);
@@ -208,7 +178,7 @@ static void what_is_wrong_is_named(void **state)
             if (strstr(phx_fail_sentence(), rows[i].words[w]) == NULL)
                 fail_msg("no %s in: %s", rows[i].words[w], phx_fail_sentence());
         phx_shard_plan_destroy(plan);
-        close_model(&m);
+        written_model_close(&m);
     }
 }
 

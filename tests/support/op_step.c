@@ -110,3 +110,10 @@ void op_step_close(struct op_step *s)
     free(s->block_table);
     free(s->page_position);
 }
+
+int64_t op_step_key_value(const struct op_step *step, int32_t seq, int32_t i, int32_t hk, int32_t h,
+                          int32_t d)
+{
+    int64_t page = op_step_key_page(step, seq, i);
+    return ((page * hk + h) * PHX_PAGE_TOKENS + i % PHX_PAGE_TOKENS) * d;
+}

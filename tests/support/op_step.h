@@ -40,5 +40,8 @@ void op_step_close(struct op_step *step);
 /// Key i of a sequence: its position, and its page (-1: held by another rank).
 int32_t op_step_key_position(const struct op_step *step, int32_t seq, int32_t i);
 int32_t op_step_key_page(const struct op_step *step, int32_t seq, int32_t i);
+/// Where, in pages of `hk` heads of `d` values, head h of a key that this rank holds begins.
+int64_t op_step_key_value(const struct op_step *step, int32_t seq, int32_t i, int32_t hk, int32_t h,
+                          int32_t d);
 
 #endif
