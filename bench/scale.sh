@@ -66,6 +66,7 @@ write() { # ROWS WORDS OF scale_report...: the table, and what gnuplot makes of 
     "$report" "$@" --plot "$work/plot" >"$work/table" || failed=1
     [ -s "$work/plot" ] || exit 2
     cp "$work/table" "$prefix.md"
+    [ -n "$old" ] || rm -f "$prefix.rows" # they are in the JSON
     if command -v gnuplot >/dev/null; then
         local panels
         panels=$(grep -c '^## .*batch' "$work/table")
@@ -120,16 +121,17 @@ tests=()
 for c in ${contexts//,/ }; do tests+=(--test "0,$n_gen,$c,1"); done
 for b in ${batches//,/ }; do [ "$b" = 0 ] || tests+=(--test "0,$n_gen,$context,$b"); done
 for p in ${prompts//,/ }; do [ "$p" = 0 ] || tests+=(--test "$p,0,0,1"); done
+mkdir -p "$(dirname "$prefix")"
+rows=$prefix.rows # what a run that was cut off had measured: scale_report reads it
+: >"$rows"
 for ((round = 1; round <= rounds; round++)); do
     for t in ${list//,/ }; do
         echo "round $round, $t ranks" >&2
         [ "$round" -gt 1 ] && breakdown=() || breakdown=(--breakdown)
         PHX_COMMIT=$commit "${mpirun[@]}" -np "$t" "$phalanx" bench -m "$model" -o jsonl \
-            -r "$repeats" "${breakdown[@]}" "${tests[@]}" "${words[@]}" >>"$work/rows" || failed=1
+            -r "$repeats" "${breakdown[@]}" "${tests[@]}" "${words[@]}" >>"$rows" || failed=1
     done
 done
-[ -s "$work/rows" ] || fail "nothing could be measured"
-
-mkdir -p "$(dirname "$prefix")"
-write "$work/rows" --also "$also" ${nodes:+--nodes "$nodes"} --machine "$machine" \
+[ -s "$rows" ] || fail "nothing could be measured"
+write "$rows" --also "$also" ${nodes:+--nodes "$nodes"} --machine "$machine" \
     --date "$(date -u +%F)" --commit "$commit" --command "$command" --json "$prefix.json"

@@ -59,9 +59,9 @@ static inline char *phx_cpu_panel(const struct phx_weight *weight, int64_t panel
 /// (attention.c)
 size_t phx_cpu_ops_thread_bytes(const struct phx_limits *limits);
 size_t phx_cpu_ops_shared_bytes(const struct phx_limits *limits);
-/// Scratch that each thread needs for products. (linear.c)
+/// Scratch that each thread needs for products. (product.c)
 size_t phx_cpu_linear_thread_bytes(void);
-/// Scratch of the stream that all threads share during a product: packed activations. (linear.c)
+/// Scratch of the stream that all threads share during a product: packed activations. (product.c)
 size_t phx_cpu_linear_shared_bytes(const struct phx_limits *limits);
 
 /// The thread's scratch; ops use it freely, nothing survives an op.

@@ -1,5 +1,5 @@
 /// \file tile.h
-/// The innermost loop of a product, one table of tiles per instruction set. Only linear.c uses it.
+/// The innermost loop of a product, one table of tiles per instruction set. Only product.c uses it.
 ///
 /// A tile multiplies a few rows of packed activations with a few panels of a weight (cpu.h) over
 /// some steps of the inner dimension: c[r][16 p + lane] += sum over steps. Each output is one chain

@@ -116,7 +116,10 @@ static void print_md(FILE *file, const struct phx_bench_setup *s, const struct p
     char model[MODEL_BYTES], name[PHX_BENCH_NAME_BYTES], rate[48];
     model_type(s, model);
     phx_bench_test_name(&row->test, name);
-    snprintf(rate, sizeof rate, "%.2f \xc2\xb1 %.2f", f->tokens_s, f->tokens_s_spread);
+    if (row->n > 1)
+        snprintf(rate, sizeof rate, "%.2f \xc2\xb1 %.2f", f->tokens_s, f->tokens_s_spread);
+    else
+        snprintf(rate, sizeof rate, "%.2f \xc2\xb1 -", f->tokens_s); /* one has no spread */
     if (first)
         fprintf(file,
                 "| %-24s | %10s | %8s | %7s | %2s | %7s | %5s | %20s | %21s | %9s | %8s | %8s | "

@@ -126,6 +126,40 @@ bool phx_unicode_is_word(uint32_t code)
     }
 }
 
+/* ---- normal forms ---- */
+
+/* The library's tables are Unicode 9's: what came later stands for itself, in no class. Those of
+ * Unicode 10 to 15.1 that have a class, a decomposition or a composition. */
+static bool is_newer(utf8proc_int32_t code)
+{
+    static const struct {
+        utf8proc_int32_t first, last;
+    } ranges[] = {
+        {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},
+        {0xc3c, 0xc3c},     {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0xece, 0xece},
+        {0x1715, 0x1715},   {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},   {0x32ff, 0x32ff},
+        {0xa7f2, 0xa7f4},   {0xa82c, 0xa82c},   {0xab69, 0xab69},   {0x10781, 0x10785},
+        {0x10787, 0x107b0}, {0x107b2, 0x107ba}, {0x10d24, 0x10d27}, {0x10eab, 0x10eac},
+        {0x10efd, 0x10eff}, {0x10f46, 0x10f50}, {0x10f82, 0x10f85}, {0x11070, 0x11070},
+        {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a}, {0x11930, 0x11930},
+        {0x11935, 0x11935}, {0x11938, 0x11938}, {0x1193d, 0x1193e}, {0x11943, 0x11943},
+        {0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47}, {0x11a99, 0x11a99},
+        {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42},
+        {0x16ff0, 0x16ff1}, {0x1e030, 0x1e06d}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136},
+        {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef}, {0x1f16c, 0x1f16c},
+        {0x1fbf0, 0x1fbf9},
+    };
+    size_t low = 0, high = sizeof ranges / sizeof *ranges;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (code > ranges[middle].last)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < sizeof ranges / sizeof *ranges && code >= ranges[low].first;
+}
+
 struct codes {
     utf8proc_int32_t *data;
     size_t n, capacity;
@@ -137,11 +171,15 @@ static enum phx_status decompose(const char *data, size_t n, utf8proc_option_t o
     enum { MOST = 32 }; /* the longest decomposition has 18 */
     for (size_t at = 0; at < n; at += phx_utf8_bytes(data + at)) {
         PHX_TRY(PHX_RESERVE(out, MOST));
+        utf8proc_int32_t code = (utf8proc_int32_t)phx_utf8_get(data + at);
         int boundary = 0;
         utf8proc_ssize_t count =
-            utf8proc_decompose_char((utf8proc_int32_t)phx_utf8_get(data + at), out->data + out->n,
-                                    MOST, options, &boundary);
-        PHX_ASSERT(count >= 0 && count <= MOST);
+            utf8proc_decompose_char(code, out->data + out->n, MOST, options, &boundary);
+        PHX_ASSERT(count >= 1 && count <= MOST);
+        if (is_newer(code)) {
+            out->data[out->n] = code;
+            count = 1;
+        }
         out->n += (size_t)count;
     }
     return PHX_OK;
@@ -155,7 +193,7 @@ static int compare_keys(const void *a, const void *b)
 
 static int combining_class(utf8proc_int32_t code)
 {
-    return utf8proc_get_property(code)->combining_class;
+    return is_newer(code) ? 0 : utf8proc_get_property(code)->combining_class;
 }
 
 /* Sort a run of combining marks by class, keeping the order within a class. utf8proc's own
@@ -193,6 +231,23 @@ static enum phx_status order_marks(struct codes *codes)
     return PHX_OK;
 }
 
+/* Newer characters compose with none, and none does across them. */
+static void compose(struct codes *codes, utf8proc_option_t options)
+{
+    size_t kept = 0;
+    for (size_t start = 0, end; start < codes->n; start = end + 1) {
+        utf8proc_int32_t *part = codes->data + start;
+        for (end = start; end < codes->n && !is_newer(codes->data[end]);) end++;
+        utf8proc_ssize_t count =
+            utf8proc_normalize_utf32(part, (utf8proc_ssize_t)(end - start), options);
+        PHX_ASSERT(count >= 0);
+        memmove(codes->data + kept, part, (size_t)count * sizeof *part);
+        kept += (size_t)count;
+        if (end < codes->n) codes->data[kept++] = codes->data[end];
+    }
+    codes->n = kept;
+}
+
 enum phx_status phx_unicode_normalize(enum phx_form form, const char *data, size_t n,
                                       struct phx_bytes *out)
 {
@@ -200,19 +255,14 @@ enum phx_status phx_unicode_normalize(enum phx_form form, const char *data, size
     for (size_t i = 0; i < n && ascii; i++) ascii = (unsigned char)data[i] < 0x80;
     if (ascii) return phx_bytes_append(out, data, n);
 
-    bool compose = form == PHX_NFC || form == PHX_NFKC;
-    int options = UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE);
+    bool composes = form == PHX_NFC || form == PHX_NFKC;
+    int options = UTF8PROC_STABLE | (composes ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE);
     if (form == PHX_NFKC || form == PHX_NFKD) options |= UTF8PROC_COMPAT;
     struct codes codes = {0};
     enum phx_status status;
     PHX_TRY_GOTO(decompose(data, n, (utf8proc_option_t)options, &codes), done);
     PHX_TRY_GOTO(order_marks(&codes), done);
-    if (compose) {
-        utf8proc_ssize_t count = utf8proc_normalize_utf32(codes.data, (utf8proc_ssize_t)codes.n,
-                                                          (utf8proc_option_t)options);
-        PHX_ASSERT(count >= 0);
-        codes.n = (size_t)count;
-    }
+    if (composes) compose(&codes, (utf8proc_option_t)options);
     PHX_TRY_GOTO(PHX_RESERVE(out, 4 * codes.n), done);
     for (size_t i = 0; i < codes.n; i++) {
         out->n += phx_utf8_put((uint32_t)codes.data[i], out->data + out->n);

@@ -1,10 +1,13 @@
 #include "runtime/tokenizer/unigram.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/base/check.h"
 #include "runtime/tokenizer/unicode.h"
+
+#define MOST_COUNTED 100000.0f
 
 /* The best way to cut the text up to a place. */
 struct phx_unigram_node {
@@ -48,11 +51,12 @@ static void offer(const struct phx_unigram *unigram, struct phx_unigram_node *no
     *node = (struct phx_unigram_node){.score = sum, .id = id, .start = (int32_t)start};
 }
 
-/* Offer every piece that begins at `start`. A character that is none is one of its own. */
-static void offer_pieces(const struct phx_unigram *unigram, struct phx_unigram_node *nodes,
-                         const char *text, size_t n, size_t start)
+/* Offer every piece that begins at `start`, and say where the longest ends. A character that is
+ * none is one of its own. */
+static size_t offer_pieces(const struct phx_unigram *unigram, struct phx_unigram_node *nodes,
+                           const char *text, size_t n, size_t start)
 {
-    size_t character_end = start + phx_utf8_bytes(text + start);
+    size_t character_end = start + phx_utf8_bytes(text + start), end = character_end;
     bool known = false;
     uint32_t place = 0;
     for (size_t at = start; at < n; at++) {
@@ -62,10 +66,20 @@ static void offer_pieces(const struct phx_unigram *unigram, struct phx_unigram_n
         if (id < 0) continue;
         offer(unigram, nodes, start, at + 1, id, unigram->scores[id]);
         known |= at + 1 == character_end;
+        if (at + 1 > end) end = at + 1;
     }
     if (!known) {
         offer(unigram, nodes, start, character_end, unigram->unknown, unigram->unknown_score);
     }
+    return end;
+}
+
+/* In a long text the sums of floats would become coarse: sentencepiece counts from `at` on anew. */
+static void count_anew(struct phx_unigram_node *nodes, size_t at, size_t end)
+{
+    double counted = nodes[at].score;
+    for (size_t i = at; i <= end; i++)
+        if (i == at || nodes[i].start >= 0) nodes[i].score = (float)(nodes[i].score - counted);
 }
 
 static enum phx_status append_unknown(const struct phx_unigram *unigram, const char *text, size_t n,
@@ -101,8 +115,11 @@ enum phx_status phx_unigram_encode(const struct phx_unigram *unigram,
     struct phx_unigram_node *nodes = scratch->data;
     nodes[0] = (struct phx_unigram_node){0};
     for (size_t i = 1; i <= n; i++) nodes[i] = (struct phx_unigram_node){.start = -1};
-    for (size_t at = 0; at < n; at += phx_utf8_bytes(text + at)) {
-        offer_pieces(unigram, nodes, text, n, at);
+    for (size_t at = 0, known = 0; at < n; at += phx_utf8_bytes(text + at)) {
+        if (unigram->sentencepiece && fabs(nodes[at].score) > MOST_COUNTED)
+            count_anew(nodes, at, known);
+        size_t end = offer_pieces(unigram, nodes, text, n, at);
+        if (end > known) known = end;
     }
     for (int32_t end = (int32_t)n; end > 0; end = nodes[end].start) {
         nodes[nodes[end].start].next = end;

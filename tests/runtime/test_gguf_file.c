@@ -103,8 +103,122 @@ static void broken_files_are_refused(void **state)
     }
 }
 
+/* A file with three keys and a tensor, and where its numbers are. */
+enum place {
+    KEY_NAME,
+    KEY_TYPE,
+    TEXT_LENGTH,
+    ARRAY_TYPE,
+    ARRAY_LENGTH,
+    ALIGNMENT,
+    TENSOR_NAME,
+    N_DIMS,
+    DIM,
+    N_PLACES
+};
+
+static void write_file(struct file *f, size_t at[N_PLACES])
+{
+    f->n = 0;
+    memcpy(f->bytes, "GGUF", 4);
+    f->n = 4;
+    put(f, 3, 4);
+    put(f, 1, 8);
+    put(f, 3, 8);
+    at[KEY_NAME] = f->n;
+    put_text(f, "general.architecture");
+    at[KEY_TYPE] = f->n;
+    put(f, PHX_GGUF_STRING, 4);
+    at[TEXT_LENGTH] = f->n;
+    put_text(f, "llama");
+    put_text(f, "tokens");
+    put(f, PHX_GGUF_ARRAY, 4);
+    at[ARRAY_TYPE] = f->n;
+    put(f, PHX_GGUF_STRING, 4);
+    at[ARRAY_LENGTH] = f->n;
+    put(f, 2, 8);
+    put_text(f, "a");
+    put_text(f, "b");
+    put_text(f, "general.alignment");
+    put(f, PHX_GGUF_U32, 4);
+    at[ALIGNMENT] = f->n;
+    put(f, 32, 4);
+    at[TENSOR_NAME] = f->n;
+    at[N_DIMS] = f->n + 8 + strlen("w");
+    at[DIM] = at[N_DIMS] + 4;
+    put_tensor(f, "w", 0, 0);
+    f->n = (f->n + 31) / 32 * 32 + 128;
+}
+
+static void absurd_numbers_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        enum place place;
+        int bytes;
+        uint64_t value;
+        const char *says[2];
+    } rows[] = {
+        {KEY_NAME, 8, 0, {"a key's name has 0 bytes", ""}},
+        {KEY_NAME, 8, 300, {"300 bytes", ""}},
+        {KEY_NAME, 8, UINT64_MAX, {"18446744073709551615 bytes", "are left"}},
+        {KEY_TYPE, 4, 99, {"general.architecture", "type 99, which is unknown"}},
+        {TEXT_LENGTH, 8, 1ull << 62, {"4611686018427387904 bytes", "are left"}},
+        {ARRAY_TYPE, 4, PHX_GGUF_ARRAY, {"tokens", "an array in an array"}},
+        {ARRAY_LENGTH, 8, 1ull << 61, {"key tokens has 2305843009213693952 values", "are left"}},
+        {ARRAY_LENGTH, 8, 3, {"the name of a key has", "are left"}},
+        {ALIGNMENT, 4, 12, {"general.alignment is 12", "no multiple of 8"}},
+        {ALIGNMENT, 4, 0, {"general.alignment", "0"}},
+        {TENSOR_NAME, 8, 0, {"a tensor's name has 0 bytes", ""}},
+        {TENSOR_NAME, 8, 1ull << 40, {"1099511627776 bytes", "are left"}},
+        {N_DIMS, 4, 99, {"tensor w has 99 dimensions", "at most"}},
+        {DIM, 8, 0, {"tensor w has a dimension of 0", ""}},
+        {DIM, 8, UINT64_MAX, {"tensor w has a dimension of 18446744073709551615", ""}},
+        {DIM, 8, 1ull << 60, {"tensor w", "4611686018427387904 bytes"}},
+        {DIM, 8, 33, {"tensor w has 132 bytes", "not complete"}},
+    };
+    struct file f;
+    size_t at[N_PLACES];
+    struct phx_gguf *gguf = NULL;
+    write_file(&f, at);
+    assert_ok(phx_gguf_parse("some.gguf", f.bytes, f.n, &gguf));
+    phx_gguf_destroy(gguf);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        write_file(&f, at);
+        size_t n = f.n;
+        f.n = at[rows[i].place];
+        put(&f, rows[i].value, rows[i].bytes);
+        assert_int_equal(phx_gguf_parse("some.gguf", f.bytes, n, &gguf), PHX_BAD_DATA);
+        const char *sentence = phx_fail_sentence();
+        if (!strstr(sentence, "some.gguf") || !strstr(sentence, rows[i].says[0]) ||
+            !strstr(sentence, rows[i].says[1]))
+            fail_msg("row %zu says: %s", i, sentence);
+        phx_fail_clear();
+    }
+}
+
+/* Cut anywhere, a file says that it ends too soon. */
+static void a_cut_file_says_so(void **state)
+{
+    (void)state;
+    struct file f;
+    size_t at[N_PLACES];
+    struct phx_gguf *gguf = NULL;
+    write_file(&f, at);
+    for (size_t n = 4; n < f.n; n++) {
+        assert_int_equal(phx_gguf_parse("some.gguf", f.bytes, n, &gguf), PHX_BAD_DATA);
+        if (!strstr(phx_fail_sentence(), "it is damaged or not complete"))
+            fail_msg("%zu bytes: %s", n, phx_fail_sentence());
+        phx_fail_clear();
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(broken_files_are_refused)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(broken_files_are_refused),
+        cmocka_unit_test(absurd_numbers_are_refused),
+        cmocka_unit_test(a_cut_file_says_so),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -122,6 +122,11 @@ static const struct row {
     {{HEAD LETTERS "ab -17.5 1|", .type = 1}, "ab", "1 7", "ab"},
     {{HEAD LETTERS "ab -1 5|", .type = 1}, "ab", "1 4 5", "ab"},
     {{HEAD LETTERS "xa -27.5 1|", .type = 1}, "xa", "1 7", "xa"},
+    /* A user-defined piece has a tenth for each byte but the first. */
+    {{HEAD LETTERS "ab 0 4|bc 0.05 1|", .type = 1}, "abc", "1 7 6", "abc"},
+    {{HEAD LETTERS "ab 0 4|bc 0.15 1|", .type = 1}, "abc", "1 4 8", "abc"},
+    /* Sums are counted anew from -100000 on: here floats are 1/128 apart. */
+    {{HEAD LETTERS "x -70000 1|ab -18.001 1|", .type = 1}, "xxab", "1 7 7 4 5", "xxab"},
     {{HEAD LETTERS "abc -1 1|b -50 4|", .type = 1, .prefix = true}, "abc", "", ""},
 };
 

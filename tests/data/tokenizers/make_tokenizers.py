@@ -28,6 +28,9 @@ more_texts = [
     "[USER] hi [/USER]", "x[USER]y", "[US", "<user> one  two   three", "<|user|>\n  hi<|end|>\n",
     "end ", "  two  spaces  ", "\n \u3000\n", "1234567 89", "U.S.A. 3,5", "\U0001f9d1\u200d\U0001f680 up",
     "\u0915\u094d\u0937\u093f \u0e01\u0e33", "ab" * 40, "<s>", "<0xE4><0xB8>", "a\u0000b",
+    "ize\n\n\n", " \u2581and", "g   \u2581 as", ".--- !???",
+    # the library's normal forms are Unicode 9's: of newer characters it knows neither class nor parts
+    "\u0e49\u0eba \u031a\u0eba", "\u32ff \ufdfb \U00011935\U00011930",
 ]
 
 
