@@ -21,9 +21,9 @@ trap 'rm -rf "$models"' EXIT
 bench/write_checkpoint.py tests/data/dummy/llama-3.2-1b "$models/1b" >&2
 "$build/launch/phalanx" convert -m "$models/1b" -o "$models/1b-q8_0.gguf" --type q8_0 >&2
 {
-    printf '{"machine": "%s, %s processors", "date": "%s", "commit": "%s", "command": "%s"}\n' \
+    printf '{"machine": "%s, %s processors", "date": "%s", "commit": "%s", "command": "%s", %s}\n' \
         "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)" "$cores" "$(date -u +%F)" \
-        "$commit" "bench/load.sh $rounds"
+        "$commit" "bench/load.sh $rounds" "\"load_average\": \"$(cut -d' ' -f1-3 /proc/loadavg)\""
     for _ in $(seq "$rounds"); do
         for model in 1b 1b-q8_0.gguf; do
             "${mpirun[@]}" -np 1 "$build/bench/bench_load" -m "$models/$model" -t "$cores"
