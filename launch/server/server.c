@@ -268,6 +268,7 @@ static enum phx_status start(struct phx_server *s)
     int code = pthread_create(&s->thread, NULL, serve, s);
     if (code != 0) return phx_fail(PHX_IO, "the system gives no thread: %s", strerror(code));
     s->has_thread = true;
+    phx_signals_leave(); /* that thread takes them, whatever this one hangs in */
     return PHX_OK;
 }
 

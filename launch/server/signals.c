@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+static const int numbers[] = {SIGTERM, SIGINT, SIGUSR1};
 static int pipe_fds[2];
 
 static void note(int number, siginfo_t *info, void *context)
@@ -20,7 +21,6 @@ static void note(int number, siginfo_t *info, void *context)
 
 enum phx_status phx_signals_catch(int *out_fd)
 {
-    static const int numbers[] = {SIGTERM, SIGINT, SIGUSR1};
     if (pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK) != 0)
         return phx_fail(PHX_IO, "the system gives no pipe: %s", strerror(errno));
     struct sigaction action;
@@ -31,4 +31,12 @@ enum phx_status phx_signals_catch(int *out_fd)
         sigaction(numbers[i], &action, NULL);
     *out_fd = pipe_fds[0];
     return PHX_OK;
+}
+
+void phx_signals_leave(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) sigaddset(&set, numbers[i]);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
 }

@@ -16,5 +16,7 @@ struct phx_signal {
 /// From now on SIGTERM, SIGINT and SIGUSR1 are readable from *out_fd, which stays open. Once in a
 /// process.
 enum phx_status phx_signals_catch(int *out_fd);
+/// The calling thread, and those that it makes from now on, leave them to others.
+void phx_signals_leave(void);
 
 #endif

@@ -72,7 +72,11 @@ class Test(unittest.TestCase):
         self.assertNotEqual(server.process.wait(60 * SLOW), 0)
         self.assertLess(time.time() - begun, seconds * SLOW)
         self.gone(server)
-        problems = [client.problem() for client in clients]
+        try:
+            problems = [client.problem() for client in clients]
+        except AssertionError:
+            print(server.text()[-3000:])
+            raise
         self.assertEqual([p["code"] for p in problems], ["server_stopping"] * 2)
         return problems[0]["message"]
 
