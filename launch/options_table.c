@@ -279,8 +279,8 @@ const struct phx_option_row phx_option_rows[] = {
      .help = "times that each test is run, after one that is not counted"},
     {.names = {"--breakdown"}, .kind = PHX_VALUE_FLAG, FIELD(breakdown),
      .verbs = B, .group = PHX_GROUP_OUTPUT,
-     .help = "what products, attention, sums over ranks, norms, sampling, gaps and the host take of "
-             "a step, each measured by itself, and how far they miss the step"},
+     .help = "what products, attention, sums over ranks, norms, sampling, gaps and the host take "
+             "of a step, each measured by itself, and how far they miss the step"},
     {.names = {"-o", "--output"}, .kind = PHX_VALUE_CHOICE, FIELD(output), .fallback = "md",
      .choices = {"md", "csv", "json", "jsonl"},
      .verbs = B, .group = PHX_GROUP_OUTPUT, .value = "FORM", .help = "form of the results"},

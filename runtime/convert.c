@@ -222,7 +222,7 @@ static enum phx_status make_entry(const struct to_gguf *job, const struct entry 
     const char *name = t.from->name;
     PHX_TRY(make(&t, to));
     for (int64_t expert = 1; expert < e->n_experts; expert++) {
-        char other[PHX_GGUF_NAME_BYTES];
+        char other[PHX_WEIGHT_NAME_BYTES];
         phx_gguf_expert_name(job->config, name, expert, other);
         t.from = phx_checkpoint_find(job->checkpoint, other);
         PHX_ASSERT(t.from != NULL); /* weights_check has found it */

@@ -1,5 +1,4 @@
 /* A config.json out of a GGUF's metadata: every check of the one holds for the other. */
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,11 +113,8 @@ int64_t phx_gguf_layers(const struct phx_gguf_maker *maker)
 
 bool phx_gguf_has(const struct phx_gguf_maker *maker, const char *pattern, int64_t layer)
 {
-    char name[PHX_GGUF_NAME_BYTES];
-    const char *mark = strstr(pattern, "%d");
-    PHX_ASSERT(mark != NULL);
-    snprintf(name, sizeof name, "%.*s%" PRId64 "%s", (int)(mark - pattern), pattern, layer,
-             mark + 2);
+    char name[PHX_WEIGHT_NAME_BYTES];
+    phx_weight_name(pattern, layer, 0, name);
     return phx_gguf_tensor(maker->gguf, name) != NULL;
 }
 

@@ -8,6 +8,7 @@
 #include "runtime/config.h"
 #include "runtime/gguf.h"
 #include "runtime/gguf_write.h"
+#include "runtime/weights.h"
 
 /// An architecture: general.architecture of the file, model_type of a config.json.
 struct phx_gguf_family {
@@ -62,11 +63,9 @@ void phx_gguf_factors_free(struct phx_gguf_factors *factors);
 enum phx_status phx_gguf_model_tensors(const struct phx_gguf *gguf, struct phx_file_tensor **out,
                                        size_t *out_n);
 
-enum { PHX_GGUF_NAME_BYTES = 96 };
-
 /// Where a tensor of a Hugging Face checkpoint is in a GGUF.
 struct phx_gguf_place {
-    char name[PHX_GGUF_NAME_BYTES];
+    char name[PHX_WEIGHT_NAME_BYTES];
     bool heads;     ///< its rows are those of heads of q or k
     bool stacked;   ///< with those of the other experts, one below the other
     bool is_vector; ///< a matrix of one row in the checkpoint, a vector in the GGUF
@@ -77,6 +76,6 @@ struct phx_gguf_place {
 bool phx_gguf_place(const struct phx_config *config, const char *name, struct phx_gguf_place *out);
 /// What the checkpoint calls the like of `name`, which has a place that is stacked, of `expert`.
 void phx_gguf_expert_name(const struct phx_config *config, const char *name, int64_t expert,
-                          char out[PHX_GGUF_NAME_BYTES]);
+                          char out[PHX_WEIGHT_NAME_BYTES]);
 
 #endif

@@ -1,6 +1,4 @@
 /* The names of tensors in a GGUF and in a Hugging Face checkpoint. */
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -114,47 +112,13 @@ static const struct name_row {
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
-/* `pattern` with each %d in turn replaced. Longer names are cut, and then found by nobody. */
-static void fill(const char *pattern, const int64_t *numbers, char *out, size_t bytes)
-{
-    size_t used = 0;
-    *out = '\0';
-    while (used < bytes) {
-        const char *mark = strstr(pattern, "%d");
-        if (!mark) {
-            snprintf(out + used, bytes - used, "%s", pattern);
-            return;
-        }
-        used += (size_t)snprintf(out + used, bytes - used, "%.*s%" PRId64, (int)(mark - pattern),
-                                 pattern, *numbers++);
-        pattern = mark + 2;
-    }
-}
-
-/* True if `name` is the pattern with numbers as one would write them. */
-static bool matches(const char *pattern, const char *name, int64_t numbers[2])
-{
-    const char *rest = pattern, *at = name, *mark;
-    for (int i = 0; (mark = strstr(rest, "%d")) != NULL; i++, rest = mark + 2) {
-        size_t prefix = (size_t)(mark - rest);
-        if (strncmp(rest, at, prefix) != 0) return false;
-        char *end;
-        numbers[i] = strtol(at + prefix, &end, 10);
-        if (numbers[i] < 0) return false;
-        at = end;
-    }
-    char expected[PHX_GGUF_NAME_BYTES];
-    fill(pattern, numbers, expected, sizeof expected);
-    return strcmp(expected, name) == 0;
-}
-
 /* The row whose name in a checkpoint is `name`; NULL: none. */
 static const struct name_row *row_of(const struct phx_config *config, const char *name,
                                      int64_t numbers[2])
 {
     for (int i = 0; i < N_ROWS; i++)
         if ((!rows[i].wanted || rows[i].wanted(config)) &&
-            matches(rows[i].huggingface, name, numbers))
+            phx_weight_name_is(rows[i].huggingface, name, numbers))
             return &rows[i];
     return NULL;
 }
@@ -172,18 +136,17 @@ bool phx_gguf_place(const struct phx_config *config, const char *name, struct ph
         .layer = numbers[0],
         .expert = numbers[1],
     };
-    fill(row->gguf, numbers, out->name, sizeof out->name);
+    phx_weight_name(row->gguf, numbers[0], numbers[1], out->name);
     return true;
 }
 
 void phx_gguf_expert_name(const struct phx_config *config, const char *name, int64_t expert,
-                          char out[PHX_GGUF_NAME_BYTES])
+                          char out[PHX_WEIGHT_NAME_BYTES])
 {
     int64_t numbers[2] = {0, 0};
     const struct name_row *row = row_of(config, name, numbers);
     PHX_ASSERT(row != NULL && row->kind == STACKED);
-    numbers[1] = expert;
-    fill(row->huggingface, numbers, out, PHX_GGUF_NAME_BYTES);
+    phx_weight_name(row->huggingface, numbers[0], expert, out);
 }
 
 /* ---- a file's tensors ---- */
@@ -224,8 +187,8 @@ static enum phx_status add_stacked(struct list *list, struct phx_file_tensor ten
     tensor.shape[2] = 0;
     tensor.bytes /= (size_t)n_experts;
     for (int64_t expert = 0; expert < n_experts; expert++) {
-        char name[PHX_GGUF_NAME_BYTES];
-        fill(pattern, (int64_t[]){layer, expert}, name, sizeof name);
+        char name[PHX_WEIGHT_NAME_BYTES];
+        phx_weight_name(pattern, layer, expert, name);
         PHX_TRY(add(list, tensor, name));
         tensor.data = (const char *)tensor.data + tensor.bytes;
     }
@@ -248,9 +211,9 @@ static enum phx_status add_as_called(struct list *list, struct phx_file_tensor t
     for (int i = 0; i < N_ROWS; i++) {
         const struct name_row *row = &rows[i];
         int64_t numbers[2] = {0, 0};
-        char name[PHX_GGUF_NAME_BYTES];
+        char name[PHX_WEIGHT_NAME_BYTES];
         if (row->wanted && !row->wanted(list->config)) continue;
-        if (!matches(row->gguf, tensor.name, numbers)) continue;
+        if (!phx_weight_name_is(row->gguf, tensor.name, numbers)) continue;
         if (row->kind == STACKED) return add_stacked(list, tensor, row->huggingface, numbers[0]);
         if (row->kind == HEADS && list->family->interleaves)
             tensor.head_rows = list->config->layers[0].shape.head_dim;
@@ -259,7 +222,7 @@ static enum phx_status add_as_called(struct list *list, struct phx_file_tensor t
             tensor.shape[1] = tensor.shape[0];
             tensor.shape[0] = 1;
         }
-        fill(row->huggingface, numbers, name, sizeof name);
+        phx_weight_name(row->huggingface, numbers[0], numbers[1], name);
         return add(list, tensor, name);
     }
     return add(list, tensor, tensor.name);

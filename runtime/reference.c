@@ -58,7 +58,7 @@ enum phx_status phx_ref_find(const struct phx_reference *r, enum phx_slot slot, 
     if (r->checkpoint == NULL) return PHX_OK;
 
     char name[PHX_WEIGHT_NAME_BYTES];
-    phx_weight_row_name(row, layer, expert, name);
+    phx_weight_name(row->name, layer, expert, name);
     out->file = phx_checkpoint_find(r->checkpoint, name);
     if (out->file == NULL)
         return phx_fail(PHX_BAD_DATA, "%s has no tensor %s", phx_checkpoint_path(r->checkpoint),

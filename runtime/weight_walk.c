@@ -42,7 +42,7 @@ static struct phx_weight_part part_of(const struct phx_weight_walk *walk,
     };
     if (walk->checkpoint) {
         char name[PHX_WEIGHT_NAME_BYTES];
-        phx_weight_row_name(row, layer, expert, name);
+        phx_weight_name(row->name, layer, expert, name);
         part.tensor = phx_checkpoint_find(walk->checkpoint, name);
     }
     return part;

@@ -1,7 +1,9 @@
 #include "runtime/weights.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/base/check.h"
@@ -250,23 +252,43 @@ float phx_weight_row_offset(const struct phx_weight_row *row, const struct phx_c
     return is_norm(row->slot) ? config->norm_offset : 0;
 }
 
-void phx_weight_row_name(const struct phx_weight_row *row, int32_t layer, int32_t expert,
-                         char name[PHX_WEIGHT_NAME_BYTES])
+void phx_weight_name(const char *pattern, int64_t layer, int64_t expert,
+                     char name[PHX_WEIGHT_NAME_BYTES])
 {
-    const int32_t numbers[] = {layer, expert};
-    const char *from = row->name, *mark;
+    const int64_t numbers[] = {layer, expert};
+    const char *from = pattern, *mark;
     size_t used = 0;
-    for (int i = 0; (mark = strstr(from, "%d")) != NULL; i++, from = mark + 2)
-        used += (size_t)snprintf(name + used, PHX_WEIGHT_NAME_BYTES - used, "%.*s%d",
+    *name = '\0';
+    for (int i = 0; used < PHX_WEIGHT_NAME_BYTES && (mark = strstr(from, "%d")); i++) {
+        used += (size_t)snprintf(name + used, PHX_WEIGHT_NAME_BYTES - used, "%.*s%" PRId64,
                                  (int)(mark - from), from, numbers[i]);
-    snprintf(name + used, PHX_WEIGHT_NAME_BYTES - used, "%s", from);
+        from = mark + 2;
+    }
+    if (used < PHX_WEIGHT_NAME_BYTES)
+        snprintf(name + used, PHX_WEIGHT_NAME_BYTES - used, "%s", from);
+}
+
+bool phx_weight_name_is(const char *pattern, const char *name, int64_t numbers[2])
+{
+    const char *rest = pattern, *at = name, *mark;
+    for (int i = 0; (mark = strstr(rest, "%d")) != NULL; i++, rest = mark + 2) {
+        size_t prefix = (size_t)(mark - rest);
+        if (strncmp(rest, at, prefix) != 0) return false;
+        char *end;
+        numbers[i] = strtol(at + prefix, &end, 10);
+        if (numbers[i] < 0 || numbers[i] > INT32_MAX) return false;
+        at = end;
+    }
+    char expected[PHX_WEIGHT_NAME_BYTES];
+    phx_weight_name(pattern, numbers[0], numbers[1], expected);
+    return strcmp(expected, name) == 0;
 }
 
 struct phx_dummy phx_weight_row_dummy(const struct phx_weight_row *row, int32_t layer,
                                       int32_t expert, int64_t full_cols)
 {
     char name[PHX_WEIGHT_NAME_BYTES];
-    phx_weight_row_name(row, layer, expert, name);
+    phx_weight_name(row->name, layer, expert, name);
     struct phx_dummy dummy = {.key = phx_dummy_key(name)};
     if (is_norm(row->slot)) dummy.center = 1;
     if (row->row_dim == PHX_DIM_ONE && row->slot >= PHX_SLOT_MATRIX_COUNT)

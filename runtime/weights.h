@@ -83,10 +83,13 @@ bool phx_weight_row_wanted(const struct phx_weight_row *row, const struct phx_co
                            int32_t layer);
 
 enum { PHX_WEIGHT_NAME_BYTES = 96 };
-/// The name in a checkpoint. `layer` and `expert` are ignored by rows that are not per layer or
-/// expert.
-void phx_weight_row_name(const struct phx_weight_row *row, int32_t layer, int32_t expert,
-                         char name[PHX_WEIGHT_NAME_BYTES]);
+/// A tensor's name of a pattern as above, in a checkpoint's or another file's own words; a number
+/// that it does not ask for is ignored. A longer name is cut.
+void phx_weight_name(const char *pattern, int64_t layer, int64_t expert,
+                     char name[PHX_WEIGHT_NAME_BYTES]);
+/// True if `name` is the pattern's with some numbers, written as one would; these are layer and
+/// expert, as far as the pattern has them.
+bool phx_weight_name_is(const char *pattern, const char *name, int64_t numbers[2]);
 
 /// What is added to the values of a checkpoint: norms may be stored as what they differ from 1 by.
 float phx_weight_row_offset(const struct phx_weight_row *row, const struct phx_config *config);

@@ -1,7 +1,6 @@
 #include "runtime/weights_check.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/base/check.h"
@@ -33,31 +32,13 @@ static const char *list_text(const struct name_list *list, const char *what, cha
     return text;
 }
 
-/* True if `name` is the row's name with some numbers for layer and expert. */
-static bool row_has_name(const struct phx_weight_row *row, const char *name, int32_t numbers[2])
-{
-    const char *pattern = row->name, *at = name, *mark;
-    for (int i = 0; (mark = strstr(pattern, "%d")) != NULL; i++, pattern = mark + 2) {
-        size_t prefix = (size_t)(mark - pattern);
-        if (strncmp(pattern, at, prefix) != 0) return false;
-        char *end;
-        long number = strtol(at + prefix, &end, 10);
-        if (number < 0 || number > INT32_MAX) return false;
-        numbers[i] = (int32_t)number;
-        at = end;
-    }
-    char expected[PHX_WEIGHT_NAME_BYTES];
-    phx_weight_row_name(row, numbers[0], numbers[1], expected);
-    return strcmp(expected, name) == 0;
-}
-
 /* That layer, and of it that expert, is there and has the row. */
 static bool has_row(const struct phx_config *config, const struct phx_weight_row *row,
-                    const int32_t numbers[2])
+                    const int64_t numbers[2])
 {
     if (row->per_layer && numbers[0] >= config->n_layers) return false;
     if (row->per_expert && numbers[1] >= config->layers[numbers[0]].shape.n_experts) return false;
-    return phx_weight_row_wanted(row, config, numbers[0]) || row->slot == PHX_SLOT_LM_HEAD;
+    return phx_weight_row_wanted(row, config, (int32_t)numbers[0]) || row->slot == PHX_SLOT_LM_HEAD;
 }
 
 /* Old files carry the rotary frequencies, which we compute; a tied lm_head is the embedding. */
@@ -68,8 +49,8 @@ static bool is_expected(const struct phx_config *config, const char *name)
     if (length >= suffix && strcmp(name + length - suffix, computed) == 0) return true;
     const struct phx_weight_row *rows = phx_weight_rows(config, &n_rows);
     for (size_t i = 0; i < n_rows; i++) {
-        int32_t numbers[2] = {0};
-        if (row_has_name(&rows[i], name, numbers) && has_row(config, &rows[i], numbers))
+        int64_t numbers[2] = {0};
+        if (phx_weight_name_is(rows[i].name, name, numbers) && has_row(config, &rows[i], numbers))
             return true;
     }
     return false;
@@ -83,7 +64,7 @@ static enum phx_status check_names(struct phx_weight_walk walk)
         for (int i = 0; i < place.n_parts; i++) {
             if (place.parts[i].tensor) continue;
             char name[PHX_WEIGHT_NAME_BYTES];
-            phx_weight_row_name(place.parts[i].row, place.layer, place.expert, name);
+            phx_weight_name(place.parts[i].row->name, place.layer, place.expert, name);
             list_name(&missing, name);
         }
     }

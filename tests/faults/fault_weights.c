@@ -112,7 +112,7 @@ static void take_next_expert(struct phx_weight_part *part, const struct phx_weig
 {
     char name[PHX_WEIGHT_NAME_BYTES];
     if (walk->checkpoint == NULL) return;
-    phx_weight_row_name(part->row, place->layer, place->expert + 1, name);
+    phx_weight_name(part->row->name, place->layer, place->expert + 1, name);
     const struct phx_file_tensor *next = phx_checkpoint_find(walk->checkpoint, name);
     if (next != NULL) part->tensor = next;
 }

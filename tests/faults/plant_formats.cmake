@@ -5,12 +5,10 @@ open(runtime/gguf_names.c)
 plant([=[        if (row->kind == HEADS && list->family->interleaves)]=]
     [=[        if (row->kind == HEADS && list->family->interleaves &&
             !test_fault_is(FAULT_HEADS_AS_STORED))]=])
-plant([=[        fill(pattern, (int64_t[]){layer, expert}, name, sizeof name);]=]
-    [=[        fill(pattern,
-             (int64_t[]){layer, test_fault_is(FAULT_EXPERT_ORDER)
-                                    ? n_experts - 1 - expert
-                                    : expert},
-             name, sizeof name);]=])
+plant([=[        phx_weight_name(pattern, layer, expert, name);]=]
+    [=[        phx_weight_name(
+            pattern, layer,
+            test_fault_is(FAULT_EXPERT_ORDER) ? n_experts - 1 - expert : expert, name);]=])
 close()
 
 open(runtime/gguf_config.c)

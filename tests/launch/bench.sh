@@ -26,14 +26,14 @@ bench 1 "${lists[@]}" -o json
 check "json: a list of rows" "$check_rows" 12 1 "$tmp/out"
 bench 2 "${lists[@]}" -o jsonl
 check "jsonl of two ranks: a row a line" "$check_rows" 12 2 "$tmp/out"
-bench 2 "${lists[@]}" -o jsonl --fill noise --breakdown -ub 16
-check "a breakdown, noise for keys, prompts in pieces" "$check_rows" 12 2 "$tmp/out"
+bench 2 -p 40 -n 6 -pg 16,4 -d 70 --batch 1,3 -r 2 -t 1 -o jsonl --fill noise --breakdown -ub 16
+check "a breakdown, noise for keys, prompts in pieces" "$check_rows" 6 2 "$tmp/out"
 
 # The schema is one that rows can miss.
 cp "$tmp/out" "$tmp/good"
 while IFS='|' read -r name edit; do
     sed "$edit" "$tmp/good" >"$tmp/bad"
-    check "a bad row is seen: $name" fails "$check_rows" 12 2 "$tmp/bad"
+    check "a bad row is seen: $name" fails "$check_rows" 6 2 "$tmp/bad"
 done <<'END'
 a field is missing|3s/"n_ubatch":[0-9]*,//
 a field that nobody knows|3s/"n_ubatch"/"n_ubatches":1,&/

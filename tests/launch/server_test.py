@@ -180,7 +180,8 @@ def check_mixed(test, server):
                                temperature=0)["choices"][0]["text"] == want[prompt]
 
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        test.assertEqual(list(pool.map(one, range(64))), [True] * 64)
+        n = 64 if SLOW == 1 else 24
+        test.assertEqual(list(pool.map(one, range(n))), [True] * n)
     server.wait_idle()
 
 

@@ -150,7 +150,7 @@ static void add_row(struct tensor_list *list, const struct test_model *model,
                     const struct phx_weight_row *row, int32_t layer, int32_t expert)
 {
     char name[PHX_WEIGHT_NAME_BYTES];
-    phx_weight_row_name(row, layer, expert, name);
+    phx_weight_name(row->name, layer, expert, name);
     int64_t rows = length_of(plan, layer, row->row_dim),
             cols = length_of(plan, layer, row->col_dim);
     bool vector = row->slot >= PHX_SLOT_MATRIX_COUNT;
