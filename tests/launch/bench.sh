@@ -54,8 +54,8 @@ if [ "${device[1]}" = cpu ] && [ "${PHX_TEST_SLOW:-1}" -eq 1 ]; then
     sed 's/128256/8192/; s/12800[01]/1/' "$root/tests/data/dummy/llama-1b-2layers/config.json" \
         >"$tmp/small/config.json"
     for _ in 1 2 3; do # a step may be of any length where others compute too
-        timeout 100 "${mpirun[@]}" -np 1 "$phalanx" bench "${device[@]}" --breakdown -o jsonl -r 10 \
-            -m "$tmp/small" --load-format dummy --test 0,24,64,1 >"$tmp/out" 2>"$tmp/err"
+        timeout 100 "${mpirun[@]}" -np 1 "$phalanx" bench "${device[@]}" -m "$tmp/small" -r 10 \
+            --load-format dummy --test 0,24,64,1 --breakdown -o jsonl >"$tmp/out" 2>"$tmp/err"
         ! "$check_rows" 1 1 "$tmp/out" 0.25 >"$tmp/judged" 2>&1 || break
     done
     check "stages add up to the step" "$check_rows" 1 1 "$tmp/out" 0.25
