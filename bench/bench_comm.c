@@ -16,6 +16,7 @@
 #include "bench/comm_table.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
+#include "launch/verbs/bench_yardsticks.h"
 #include "launch/world_mpi.h"
 #include "parallel/comm.h"
 
@@ -82,18 +83,6 @@ static enum phx_status run_chain(struct bench *bench, enum contender contender, 
     return PHX_OK;
 }
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int n)
-{
-    qsort(values, (size_t)n, sizeof *values, compare);
-    return values[n / 2];
-}
-
 /* Rank 0 prints. `out_wrong` is of all ranks. */
 static enum phx_status run_size(struct bench *bench, const struct comm_sizes *sizes, size_t bytes,
                                 int64_t *out_wrong)
@@ -107,15 +96,16 @@ static enum phx_status run_size(struct bench *bench, const struct comm_sizes *si
     MPI_Allreduce(bench->n_wrong, wrong, N_CONTENDERS, MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD);
     *out_wrong = wrong[HOST] + wrong[MPI];
     if (bench->world->rank != 0) return PHX_OK;
-    double writing_us = median(bench->us[NOTHING], repeats);
+    double writing_us = phx_bench_median(bench->us[NOTHING], repeats);
     for (int c = HOST; c <= MPI; c++)
-        comm_table_row(sizes, &(struct comm_row){.way = c == HOST ? "host" : "mpi",
-                                                 .type = c == HOST ? "float" : "float, MPI",
-                                                 .bytes = bytes,
-                                                 .element_bytes = sizeof(float),
-                                                 .size = bench->world->size,
-                                                 .us = median(bench->us[c], repeats) - writing_us,
-                                                 .n_wrong = wrong[c]});
+        comm_table_row(
+            sizes, &(struct comm_row){.way = c == HOST ? "host" : "mpi",
+                                      .type = c == HOST ? "float" : "float, MPI",
+                                      .bytes = bytes,
+                                      .element_bytes = sizeof(float),
+                                      .size = bench->world->size,
+                                      .us = phx_bench_median(bench->us[c], repeats) - writing_us,
+                                      .n_wrong = wrong[c]});
     return PHX_OK;
 }
 

@@ -232,7 +232,7 @@ static enum phx_status launch(struct phx_engine *e, struct flight *f)
     struct phx_forward_result result;
     PHX_ASSERT(h->number == e->n_begun);
     f->begun_s = now();
-    PHX_TRY(phx_event_record(f->begun, s));
+    if (e->on_step != NULL) PHX_TRY(phx_event_record(f->begun, s));
     PHX_TRY(phx_batch_apply(e->batch, s, &f->record, &step));
     PHX_TRY(phx_step_graphs_run(e->graphs, s, &step, &result));
     if (h->draw != PHX_DRAW_NONE) {
@@ -279,8 +279,6 @@ static enum phx_status await(struct phx_engine *e)
 static enum phx_status count_step(struct phx_engine *e, const struct flight *f, int32_t n_new)
 {
     struct phx_engine_counters *c = &e->counters;
-    float device_ms;
-    PHX_TRY(phx_event_elapsed_ms(f->begun, f->done, &device_ms));
     double start_s = f->begun_s > e->last_done_s ? f->begun_s : e->last_done_s;
     e->last_done_s = now();
     double seconds = e->last_done_s - start_s;
@@ -289,7 +287,9 @@ static enum phx_status count_step(struct phx_engine *e, const struct flight *f, 
         const struct phx_record_seq *seq = &f->record.seqs[i];
         if (seq->position < seq->n_prompt) prompt += seq->n_rows;
     }
-    if (e->on_step != NULL)
+    if (e->on_step != NULL) {
+        float device_ms;
+        PHX_TRY(phx_event_elapsed_ms(f->begun, f->done, &device_ms));
         e->on_step(e->on_step_user,
                    &(struct phx_step_report){.n_seqs = f->record.head->n_seqs,
                                              .n_rows = f->record.head->n_rows,
@@ -297,6 +297,7 @@ static enum phx_status count_step(struct phx_engine *e, const struct flight *f, 
                                              .n_new = n_new,
                                              .seconds = seconds,
                                              .device_seconds = 1e-3 * (double)device_ms});
+    }
     c->generated_tokens += n_new;
     if (prompt > 0) {
         c->prompt_tokens += prompt;
@@ -434,6 +435,7 @@ void phx_engine_on_step(struct phx_engine *engine,
                         void (*on_step)(void *user, const struct phx_step_report *report),
                         void *user)
 {
+    PHX_ASSERT(on_step == NULL || engine->n_done == engine->n_begun);
     engine->on_step = on_step;
     engine->on_step_user = user;
 }

@@ -116,7 +116,8 @@ void phx_engine_load(const struct phx_engine *engine, struct phx_engine_load *ou
 /// Of prompt and continuation of a request together: the context, or all pages if they hold less.
 int32_t phx_engine_max_tokens(const struct phx_engine *engine);
 
-/// Rank 0: called at the end of each step, after the requests' callbacks; NULL: nobody.
+/// Rank 0: called at the end of each step, after the requests' callbacks; NULL: nobody. Somebody
+/// comes while no step is under way: its beginning would be unknown.
 void phx_engine_on_step(struct phx_engine *engine,
                         void (*on_step)(void *user, const struct phx_step_report *report),
                         void *user);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/base/check.h"
+#include "launch/verbs/bench_yardsticks.h"
 
 enum { TURNS = 5, GPU_TURNS = 3, ALL = (1 << PHX_STAGE_COUNT) - 1, SUMS = 1 << PHX_STAGE_SUMS };
 
@@ -70,18 +71,6 @@ struct turns {
     double seconds[TURNS], between_s[TURNS], stage_s[PHX_STAGE_COUNT][TURNS];
 };
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int n)
-{
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    return values[n / 2];
-}
-
 static enum phx_status take_turn(struct phx_bench_steps *steps, const struct phx_bench_variant *v,
                                  int turn, struct turns *out)
 {
@@ -114,10 +103,10 @@ enum phx_status phx_bench_break_down(struct phx_bench_steps *steps, struct phx_b
          turn++) /* whatever else the machine does meets all of them */
         for (int i = 0; i < n; i++) PHX_TRY(take_turn(steps, &variants[i], turn, &turns[i]));
     for (int i = 0; i < n; i++) {
-        variants[i].seconds = median(turns[i].seconds, n_turns);
+        variants[i].seconds = phx_bench_median(turns[i].seconds, n_turns);
         for (int s = 0; s < PHX_STAGE_COUNT; s++)
-            variants[i].times.stage_s[s] = median(turns[i].stage_s[s], n_turns);
-        variants[i].times.between_s = median(turns[i].between_s, n_turns);
+            variants[i].times.stage_s[s] = phx_bench_median(turns[i].stage_s[s], n_turns);
+        variants[i].times.between_s = phx_bench_median(turns[i].between_s, n_turns);
     }
     phx_bench_parts(variants, n, out);
     return PHX_OK;

@@ -63,6 +63,12 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+double phx_bench_median(double *values, int n)
+{
+    qsort(values, (size_t)n, sizeof *values, by_value);
+    return values[n / 2];
+}
+
 /* Seconds of a call: the median over chains, and the least. */
 static enum phx_status time_chain(const struct chain *c, double *out, double *out_least)
 {
@@ -83,8 +89,7 @@ static enum phx_status time_chain(const struct chain *c, double *out, double *ou
         PHX_TRY_GOTO(phx_event_elapsed_ms(begin, end, &ms), done);
         all[i < 0 ? 0 : i] = 1e-3 * (double)ms / c->n;
     }
-    qsort(all, REPEATS, sizeof *all, by_value);
-    *out = all[REPEATS / 2];
+    *out = phx_bench_median(all, REPEATS);
     *out_least = all[0];
 done:
     phx_graph_destroy(graph);

@@ -6,6 +6,9 @@
 
 #include "launch/run.h"
 
+/// Of n numbers, of an even n the upper one; puts them in order.
+double phx_bench_median(double *values, int n);
+
 /// Collective. The greatest of what each rank gives.
 enum phx_status phx_bench_most(struct phx_world *world, double mine, double *out);
 
